@@ -1,0 +1,3 @@
+//! What a region offers, on top of units and keystore.
+
+pub mod tokens;

@@ -1,0 +1,162 @@
+//! Key blobs: how keys and other objects leave a unit, sealed under its master key.
+//!
+//! Layout of format version 1 (numbers big-endian). The first 64 bytes stand where EP11's blobs have
+//! theirs, so that tools which look for the wrapping key id find it.
+//!
+//! | offset | bytes | content |
+//! |---|---|---|
+//! | 0 | 32 | session identifier: zero, the object is bound to no login session |
+//! | 32 | 16 | wrapping key id: the first 16 bytes of the master key's verification pattern |
+//! | 48 | 16 | zero (EP11's boolean attributes and mode; ours are among the attributes) |
+//! | 64 | 2 | format version, `48 01` |
+//! | 66 | 32 | salt |
+//! | 98 | 4 | length of the clear attributes |
+//! | 102 | .. | clear attributes |
+//! | .. | .. | sealed attributes, AES-256-GCM ciphertext and tag |
+//!
+//! The AES key is HKDF-SHA256 of the master key with the blob's own random salt, so each key seals one
+//! message and the nonce can be zero (SP 800-38D's limit of 2^32 messages does not apply). Everything before
+//! the ciphertext is authenticated with it.
+
+use std::fmt;
+use std::sync::Arc;
+
+use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
+use aws_lc_rs::hkdf;
+use zeroize::Zeroizing;
+
+use super::attributes::Attributes;
+use super::error::{Error, Result, vendor};
+use super::master_key::{MasterKey, WKID_BYTES};
+
+/// An object sealed under a master key. Cheap to clone.
+#[derive(Clone, PartialEq, Eq)]
+pub struct KeyBlob(Arc<[u8]>);
+
+impl KeyBlob {
+    /// Takes bytes for a blob after checking its structure. That it is authentic shows only when a unit opens it.
+    ///
+    /// # Errors
+    /// `CKR_IBM_BLOBKEY_CONFLICT`.
+    pub fn parse(bytes: &[u8]) -> Result<Self> {
+        let blob = Self(bytes.into());
+        blob.clear_section()?;
+        Ok(blob)
+    }
+
+    /// The bytes to store or send.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// The attributes in clear.
+    ///
+    /// # Errors
+    /// `CKR_DEVICE_ERROR` if they are damaged.
+    pub fn attributes(&self) -> Result<Attributes> {
+        Attributes::decode(&self.0[HEADER_BYTES..self.clear_section()?])
+    }
+
+    /// Names the master key that the blob is sealed under.
+    pub fn wrapping_key_id(&self) -> &[u8] {
+        &self.0[WKID_OFFSET..WKID_OFFSET + WKID_BYTES]
+    }
+
+    /// The authentication tag: as good as unique to the blob.
+    pub(super) fn tag(&self) -> [u8; TAG_BYTES] {
+        self.0.last_chunk().copied().unwrap_or_default()
+    }
+
+    /// Seals under a master key.
+    pub(super) fn seal(master_key: &MasterKey, clear: &Attributes, secret: &Attributes) -> Result<Self> {
+        let clear = clear.encode();
+        let secret = secret.encode();
+        let mut bytes = Vec::with_capacity(HEADER_BYTES + clear.len() + secret.len() + TAG_BYTES);
+        bytes.resize(WKID_OFFSET, 0);
+        bytes.extend_from_slice(master_key.wrapping_key_id());
+        bytes.resize(VERSION_OFFSET, 0);
+        bytes.extend_from_slice(&FORMAT_VERSION);
+        let mut salt = [0; SALT_BYTES];
+        super::random::fill(&mut salt)?;
+        bytes.extend_from_slice(&salt);
+        bytes.extend_from_slice(&(clear.len() as u32).to_be_bytes());
+        bytes.extend_from_slice(&clear);
+        let key = sealing_key(master_key, &salt)?;
+        let aad_len = bytes.len();
+        bytes.extend_from_slice(&secret);
+        let (aad, plaintext) = bytes.split_at_mut(aad_len);
+        let tag = key
+            .seal_in_place_separate_tag(Nonce::assume_unique_for_key([0; 12]), Aad::from(&*aad), plaintext)
+            .map_err(|_| Error::new(cryptoki_sys::CKR_DEVICE_ERROR, "sealing a key blob failed"))?;
+        bytes.extend_from_slice(tag.as_ref());
+        Ok(Self(bytes.into()))
+    }
+
+    /// Opens under a master key: (clear, secret) attributes.
+    ///
+    /// # Errors
+    /// `CKR_IBM_WKID_MISMATCH` if it is under another master key, `CKR_IBM_BLOBKEY_CONFLICT` if it was altered.
+    pub(super) fn open(&self, master_key: &MasterKey) -> Result<(Attributes, Attributes)> {
+        use subtle::ConstantTimeEq;
+        if !bool::from(self.wrapping_key_id().ct_eq(master_key.wrapping_key_id())) {
+            return Err(Error::new(
+                vendor::CKR_IBM_WKID_MISMATCH,
+                "the key blob is sealed under a master key that is not the unit's current one",
+            ));
+        }
+        let clear_end = self.clear_section()?;
+        let key = sealing_key(master_key, &self.0[SALT_OFFSET..SALT_OFFSET + SALT_BYTES])?;
+        let (aad, sealed) = self.0.split_at(clear_end);
+        let mut plaintext = Zeroizing::new(sealed.to_vec());
+        let len = key
+            .open_in_place(Nonce::assume_unique_for_key([0; 12]), Aad::from(aad), &mut plaintext)
+            .map_err(|_| altered())?
+            .len();
+        Ok((self.attributes()?, Attributes::decode(&plaintext[..len])?))
+    }
+
+    /// Checks the structure; the end of the clear attributes.
+    fn clear_section(&self) -> Result<usize> {
+        let bytes = &self.0;
+        if bytes.len() < HEADER_BYTES + TAG_BYTES {
+            return Err(Error::new(vendor::CKR_IBM_BLOBKEY_CONFLICT, "too short for a key blob"));
+        }
+        if bytes[..WKID_OFFSET].iter().any(|b| *b != 0)
+            || bytes[WKID_OFFSET + WKID_BYTES..VERSION_OFFSET].iter().any(|b| *b != 0)
+            || bytes[VERSION_OFFSET..SALT_OFFSET] != FORMAT_VERSION
+        {
+            return Err(Error::new(vendor::CKR_IBM_BLOBKEY_CONFLICT, "not a key blob of a known format version"));
+        }
+        let clear_len = bytes[HEADER_BYTES - 4..].first_chunk::<4>().map_or(0, |n| u32::from_be_bytes(*n) as usize);
+        let clear_end = HEADER_BYTES + clear_len;
+        if clear_end + TAG_BYTES > bytes.len() {
+            return Err(altered());
+        }
+        Ok(clear_end)
+    }
+}
+
+impl fmt::Debug for KeyBlob {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "KeyBlob({} bytes)", self.0.len())
+    }
+}
+
+fn altered() -> Error {
+    Error::new(vendor::CKR_IBM_BLOBKEY_CONFLICT, "the key blob was altered: it does not authenticate")
+}
+
+fn sealing_key(master_key: &MasterKey, salt: &[u8]) -> Result<LessSafeKey> {
+    let failed = |_| Error::new(cryptoki_sys::CKR_DEVICE_ERROR, "deriving a sealing key failed");
+    let prk = hkdf::Salt::new(hkdf::HKDF_SHA256, salt).extract(master_key.expose_secret());
+    let okm = prk.expand(&[b"hsm-emulator key blob 1"], &AES_256_GCM).map_err(failed)?;
+    Ok(LessSafeKey::new(UnboundKey::from(okm)))
+}
+
+const WKID_OFFSET: usize = 32;
+const VERSION_OFFSET: usize = 64;
+const SALT_OFFSET: usize = 66;
+const SALT_BYTES: usize = 32;
+const HEADER_BYTES: usize = 102;
+const TAG_BYTES: usize = 16;
+const FORMAT_VERSION: [u8; 2] = [0x48, 0x01];

@@ -1,0 +1,77 @@
+//! The one error of the crypto units: a PKCS #11 return code and a sentence for people.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use cryptoki_sys::CK_RV;
+
+/// `CKR_VENDOR_DEFINED` codes of IBM's EP11 that the units return.
+pub mod vendor {
+    use cryptoki_sys::CK_RV;
+
+    /// The blob is sealed under a master key that is not the current one.
+    pub const CKR_IBM_WKID_MISMATCH: CK_RV = 0x8001_0001;
+    /// The current master key register is empty.
+    pub const CKR_IBM_WK_NOT_INITIALIZED: CK_RV = 0x8001_0009;
+    /// The blob is not a key blob, or it was altered (EP11's name for both).
+    pub const CKR_IBM_BLOBKEY_CONFLICT: CK_RV = 0x8001_000d;
+    /// An importer key, a sealed state file or a transported master key does not authenticate.
+    pub const CKR_IBM_TRANSPORT_INVALID: CK_RV = 0x8001_0101;
+}
+
+/// What went wrong inside a unit or a token.
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message} ({})", code_name(*.code))]
+pub struct Error {
+    /// `CKR_*`, standard or IBM's.
+    pub code: CK_RV,
+    /// What was wrong, with which object, what to do. Never a secret.
+    pub message: Cow<'static, str>,
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl Error {
+    /// An error with its return code.
+    pub fn new(code: CK_RV, message: impl Into<Cow<'static, str>>) -> Self {
+        Self { code, message: message.into() }
+    }
+}
+
+/// The result of everything in a unit.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Defines the table of codes that people get to see by name.
+macro_rules! names {
+    ($($name:ident)*) => {
+        /// The name of a return code, or its number.
+        pub fn code_name(code: CK_RV) -> Cow<'static, str> {
+            match code {
+                $(cryptoki_sys::$name => stringify!($name).into(),)*
+                vendor::CKR_IBM_WKID_MISMATCH => "CKR_IBM_WKID_MISMATCH".into(),
+                vendor::CKR_IBM_WK_NOT_INITIALIZED => "CKR_IBM_WK_NOT_INITIALIZED".into(),
+                vendor::CKR_IBM_BLOBKEY_CONFLICT => "CKR_IBM_BLOBKEY_CONFLICT".into(),
+                vendor::CKR_IBM_TRANSPORT_INVALID => "CKR_IBM_TRANSPORT_INVALID".into(),
+                other => format!("CKR {other:#x}").into(),
+            }
+        }
+    };
+}
+
+names! {
+    CKR_OK CKR_HOST_MEMORY CKR_SLOT_ID_INVALID CKR_GENERAL_ERROR CKR_FUNCTION_FAILED CKR_ARGUMENTS_BAD
+    CKR_ATTRIBUTE_READ_ONLY CKR_ATTRIBUTE_SENSITIVE CKR_ATTRIBUTE_TYPE_INVALID CKR_ATTRIBUTE_VALUE_INVALID
+    CKR_ACTION_PROHIBITED CKR_DATA_INVALID CKR_DATA_LEN_RANGE CKR_DEVICE_ERROR CKR_DEVICE_MEMORY
+    CKR_ENCRYPTED_DATA_INVALID CKR_ENCRYPTED_DATA_LEN_RANGE CKR_KEY_HANDLE_INVALID CKR_KEY_SIZE_RANGE
+    CKR_KEY_TYPE_INCONSISTENT CKR_KEY_NOT_WRAPPABLE CKR_KEY_UNEXTRACTABLE CKR_KEY_FUNCTION_NOT_PERMITTED
+    CKR_MECHANISM_INVALID CKR_MECHANISM_PARAM_INVALID CKR_OBJECT_HANDLE_INVALID CKR_PIN_INCORRECT
+    CKR_PIN_INVALID CKR_PIN_LEN_RANGE CKR_PIN_LOCKED CKR_SIGNATURE_INVALID CKR_SIGNATURE_LEN_RANGE
+    CKR_TEMPLATE_INCOMPLETE CKR_TEMPLATE_INCONSISTENT CKR_TOKEN_NOT_PRESENT CKR_UNWRAPPING_KEY_HANDLE_INVALID
+    CKR_UNWRAPPING_KEY_TYPE_INCONSISTENT CKR_USER_NOT_LOGGED_IN CKR_USER_PIN_NOT_INITIALIZED
+    CKR_WRAPPED_KEY_INVALID CKR_WRAPPED_KEY_LEN_RANGE CKR_WRAPPING_KEY_TYPE_INCONSISTENT
+    CKR_CURVE_NOT_SUPPORTED CKR_FUNCTION_NOT_SUPPORTED CKR_TOKEN_WRITE_PROTECTED CKR_DOMAIN_PARAMS_INVALID
+}

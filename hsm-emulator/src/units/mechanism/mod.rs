@@ -1,0 +1,71 @@
+//! Mechanisms: what a unit can do with a key. One module for each family.
+
+use cryptoki_sys::{CK_MECHANISM_TYPE, CK_RSA_PKCS_MGF_TYPE};
+
+/// A mechanism with its parameter, checked for shape but not yet against a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mechanism {
+    /// `CKM_*`.
+    pub kind: CK_MECHANISM_TYPE,
+    /// Its parameter.
+    pub parameter: Parameter,
+}
+
+/// Parameters of mechanisms. None is a secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Parameter {
+    /// No parameter.
+    None,
+    /// Plain bytes: the IV of AES-CBC, the IV of a key wrap.
+    Bytes(Vec<u8>),
+    /// `CK_GCM_PARAMS`.
+    Gcm {
+        /// 1 to 256 bytes.
+        iv: Vec<u8>,
+        /// Additional authenticated data.
+        aad: Vec<u8>,
+        /// 32 to 128 bits, a multiple of 8.
+        tag_bits: u32,
+    },
+    /// `CK_AES_CTR_PARAMS`.
+    Ctr {
+        /// 1 to 128.
+        counter_bits: u32,
+        /// The first counter block.
+        counter_block: [u8; 16],
+    },
+    /// `CK_RSA_PKCS_OAEP_PARAMS`.
+    Oaep {
+        /// `CKM_*` of the digest.
+        digest: CK_MECHANISM_TYPE,
+        /// `CKG_MGF1_*`.
+        mgf: CK_RSA_PKCS_MGF_TYPE,
+        /// Empty if there is none.
+        label: Vec<u8>,
+    },
+    /// `CK_RSA_PKCS_PSS_PARAMS`.
+    Pss {
+        /// `CKM_*` of the digest.
+        digest: CK_MECHANISM_TYPE,
+        /// `CKG_MGF1_*`.
+        mgf: CK_RSA_PKCS_MGF_TYPE,
+        /// Bytes.
+        salt_len: u64,
+    },
+    /// `CK_ECDH1_DERIVE_PARAMS`.
+    Ecdh1 {
+        /// `CKD_*`.
+        kdf: u64,
+        /// Input of the key derivation function.
+        shared_data: Vec<u8>,
+        /// The other party's point, raw or as a DER OCTET STRING.
+        public_data: Vec<u8>,
+    },
+}
+
+impl Mechanism {
+    /// A mechanism without parameter.
+    pub fn plain(kind: CK_MECHANISM_TYPE) -> Self {
+        Self { kind, parameter: Parameter::None }
+    }
+}

@@ -1,0 +1,1 @@
+//! In this process: the services, their state directory, no server.

@@ -1,0 +1,1 @@
+//! Over gRPC: one stream for each calling thread.

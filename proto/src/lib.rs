@@ -1,0 +1,28 @@
+//! Generated code for the public gRPC contract. The `.proto` files beside it are the documentation.
+#![forbid(unsafe_code)]
+#![allow(missing_docs, unused_qualifications, clippy::all)]
+
+/// IBM's GREP11 messages (field numbers as in IBM's `server.proto`).
+pub mod grep11 {
+    tonic::include_proto!("grep11");
+}
+
+// The generated code finds messages of other packages by this nesting.
+mod hsm {
+    pub mod kms {
+        pub mod v1 {
+            tonic::include_proto!("hsm.kms.v1");
+        }
+    }
+    pub mod tokens {
+        pub mod v1 {
+            tonic::include_proto!("hsm.tokens.v1");
+        }
+    }
+}
+
+pub use hsm::kms::v1 as kms;
+pub use hsm::tokens::v1 as tokens;
+
+/// The encoded file descriptors, for gRPC server reflection.
+pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
