@@ -55,7 +55,11 @@ impl Buckets {
         self.metadata
             .commit(move |db| {
                 if !tables::bucket_is_empty(db, id)? {
-                    return Err(Error::new("BucketNotEmpty", 409, "The bucket you tried to delete is not empty."));
+                    return Err(Error::new(
+                        "BucketNotEmpty",
+                        409,
+                        "The bucket you tried to delete is not empty.",
+                    ));
                 }
                 if tables::delete_bucket(db, id)? { Ok(()) } else { Err(Error::no_such_bucket()) }
             })
@@ -100,7 +104,13 @@ pub fn already_owned() -> Error {
 
 /// A bucket to be made.
 pub fn new_bucket(name: &str, location: &str) -> Bucket {
-    Bucket { id: Uuid::new_v4(), name: name.to_owned(), created: now_millis(), location: location.to_owned(), key: None }
+    Bucket {
+        id: Uuid::new_v4(),
+        name: name.to_owned(),
+        created: now_millis(),
+        location: location.to_owned(),
+        key: None,
+    }
 }
 
 /// Checks a bucket name by IBM's rules.
@@ -145,7 +155,9 @@ mod tests {
         for name in ["abc", "my-bucket", "a.b.c", "0a0", "double--dash", &"a".repeat(63)] {
             assert!(is_valid_name(name), "{name}");
         }
-        for name in ["ab", "-abc", "abc-", "aBc", "a..b", "1.2.3.4", "cosv1-a", "account-a", "a_b", &"a".repeat(64)] {
+        for name in
+            ["ab", "-abc", "abc-", "aBc", "a..b", "1.2.3.4", "cosv1-a", "account-a", "a_b", &"a".repeat(64)]
+        {
             assert!(!is_valid_name(name), "{name}");
         }
     }
@@ -155,9 +167,15 @@ mod tests {
         let crn = "crn:v1:bluemix:public:hs-crypto:us-south:a/0123:inst:key:1111";
         assert!(check_key_crn(crn).is_ok());
         assert_eq!(check_key_crn(&crn.replace(":key:", ":bucket:")).unwrap_err().code, "InvalidArgument");
-        for bad in ["", "crn", "not a crn", &format!("{crn}:more"), &crn.replace("1111", ""), &"a".repeat(600)] {
+        for bad in
+            ["", "crn", "not a crn", &format!("{crn}:more"), &crn.replace("1111", ""), &"a".repeat(600)]
+        {
             let error = check_key_crn(bad).unwrap_err();
-            assert_eq!((error.code, &*error.message), ("InvalidRequest", "The Key CRN could not be found"), "{bad}");
+            assert_eq!(
+                (error.code, &*error.message),
+                ("InvalidRequest", "The Key CRN could not be found"),
+                "{bad}"
+            );
         }
     }
 }

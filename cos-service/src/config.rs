@@ -107,9 +107,11 @@ impl Config {
                 self.listen
             ));
         }
-        let uri: http::Uri = self.hsm.parse().map_err(|e| Error::invalid_argument(format!("--hsm {}: {e}", self.hsm)))?;
+        let uri: http::Uri =
+            self.hsm.parse().map_err(|e| Error::invalid_argument(format!("--hsm {}: {e}", self.hsm)))?;
         let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
-        let loopback = host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
+        let loopback =
+            host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
         if uri.scheme_str() != Some("http") || !loopback {
             return refuse(format!(
                 "--hsm {}: this version reaches the HSM without TLS, so only http:// on a loopback address is \

@@ -1,14 +1,7 @@
 //! The `cos-service` program.
 #![forbid(unsafe_code)]
 
-use std::{
-    io::IsTerminal,
-    net::SocketAddr,
-    path::PathBuf,
-    process::ExitCode,
-    sync::Arc,
-    time::Duration,
-};
+use std::{io::IsTerminal, net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use clap::{Parser, Subcommand};
 use cos_service::{
@@ -107,10 +100,8 @@ fn run(config: Config) -> Result<()> {
     config.check()?;
     start_logging(config.log_format);
     harden();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .max_blocking_threads(128)
-        .build()?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().max_blocking_threads(128).build()?;
     runtime.block_on(serve(config))
 }
 
@@ -162,9 +153,9 @@ async fn serve(config: Config) -> Result<()> {
 
 fn api_key(config: &Config) -> Result<Zeroizing<String>> {
     let path = &config.hsm_api_key_file;
-    let text = std::fs::read_to_string(path)
-        .map(Zeroizing::new)
-        .map_err(|e| Error::internal(format_args!("cannot read the HSM's API key from {}: {e}", path.display())))?;
+    let text = std::fs::read_to_string(path).map(Zeroizing::new).map_err(|e| {
+        Error::internal(format_args!("cannot read the HSM's API key from {}: {e}", path.display()))
+    })?;
     let key = text.trim();
     if key.is_empty() {
         return Err(Error::internal(format_args!("{} holds no API key", path.display())));
@@ -181,7 +172,8 @@ fn start_logging(format: LogFormat) {
         LogFormat::Auto => std::io::stderr().is_terminal(),
     };
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
-    let lines = if human { lines.with_ansi(std::io::stderr().is_terminal()).boxed() } else { lines.json().boxed() };
+    let lines =
+        if human { lines.with_ansi(std::io::stderr().is_terminal()).boxed() } else { lines.json().boxed() };
     let filter = EnvFilter::new("info,s3s=off,h2=warn,hyper=warn,tonic=warn");
     tracing_subscriber::registry().with(lines.with_filter(filter)).init();
 }

@@ -24,7 +24,12 @@ use crate::{config::Config, error::Result, front::outer::Outer};
 const READ_BUFFER: usize = 1024 * 1024;
 
 /// Accepts connections until `stop` says so, then lets requests in progress finish within the configured time.
-pub async fn serve(listener: TcpListener, outer: Arc<Outer>, config: &Config, mut stop: watch::Receiver<bool>) -> Result<()> {
+pub async fn serve(
+    listener: TcpListener,
+    outer: Arc<Outer>,
+    config: &Config,
+    mut stop: watch::Receiver<bool>,
+) -> Result<()> {
     let connections = Arc::new(Semaphore::new(config.max_connections));
     let mut server = http1::Builder::new();
     server
@@ -131,7 +136,11 @@ impl IdleTimeout {
 }
 
 impl AsyncRead for IdleTimeout {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let progress = Pin::new(&mut self.stream).poll_read(cx, buf);
         // A server that is busy with a request polls for a hang-up; only writing bounds that time.
         self.watch(cx, progress)

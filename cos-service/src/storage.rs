@@ -95,10 +95,8 @@ impl Storage {
         let blobs = self.blobs.clone();
         let files: HashMap<Uuid, u64> =
             tokio::task::spawn_blocking(move || blobs.list()).await??.into_iter().collect();
-        let (named, garbage) = self
-            .metadata
-            .read(|db| Ok((tables::file_blobs(db)?, tables::garbage(db, u32::MAX)?)))
-            .await?;
+        let (named, garbage) =
+            self.metadata.read(|db| Ok((tables::file_blobs(db)?, tables::garbage(db, u32::MAX)?))).await?;
         self.sweep_files(files, named, garbage).await
     }
 
@@ -122,8 +120,10 @@ impl Storage {
         if !orphans.is_empty() {
             tracing::info!(count = orphans.len(), "removing files that no object names");
             let blobs = self.blobs.clone();
-            tokio::task::spawn_blocking(move || orphans.into_iter().try_for_each(|orphan| blobs.delete(orphan)))
-                .await??;
+            tokio::task::spawn_blocking(move || {
+                orphans.into_iter().try_for_each(|orphan| blobs.delete(orphan))
+            })
+            .await??;
         }
         Ok(())
     }

@@ -209,8 +209,14 @@ mod tests {
     #[test]
     fn known_values() {
         // Check values of the CRC catalogue for "123456789"; SHA from FIPS 180 for "abc".
-        assert_eq!(sum(Algorithm::Crc32, b"123456789"), BASE64_STANDARD.encode(0xcbf4_3926_u32.to_be_bytes()));
-        assert_eq!(sum(Algorithm::Crc32c, b"123456789"), BASE64_STANDARD.encode(0xe306_9283_u32.to_be_bytes()));
+        assert_eq!(
+            sum(Algorithm::Crc32, b"123456789"),
+            BASE64_STANDARD.encode(0xcbf4_3926_u32.to_be_bytes())
+        );
+        assert_eq!(
+            sum(Algorithm::Crc32c, b"123456789"),
+            BASE64_STANDARD.encode(0xe306_9283_u32.to_be_bytes())
+        );
         assert_eq!(
             sum(Algorithm::Crc64nvme, b"123456789"),
             BASE64_STANDARD.encode(0xae8b_1486_0a79_9888_u64.to_be_bytes())

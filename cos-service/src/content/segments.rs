@@ -240,15 +240,18 @@ impl Opener {
             };
             let (body, tag) = segment.split_at(length - TAG_LEN);
             let last = index + 1 == self.layout.count();
-            let opened = u32::try_from(index).ok().filter(|_| index < self.layout.count()).and_then(|number| {
-                let out = &mut plaintext[end..end + body.len()];
-                self.key
-                    .key
-                    .open_separate_gather(self.key.nonce(number, last), Aad::empty(), body, tag, out)
-                    .ok()
-            });
+            let opened =
+                u32::try_from(index).ok().filter(|_| index < self.layout.count()).and_then(|number| {
+                    let out = &mut plaintext[end..end + body.len()];
+                    self.key
+                        .key
+                        .open_separate_gather(self.key.nonce(number, last), Aad::empty(), body, tag, out)
+                        .ok()
+                });
             if opened.is_none() {
-                outcome = Err(Error::damaged(format_args!("segment {index} of a stored stream does not authenticate")));
+                outcome = Err(Error::damaged(format_args!(
+                    "segment {index} of a stored stream does not authenticate"
+                )));
             } else {
                 end += body.len();
             }
@@ -272,8 +275,8 @@ struct StreamKey {
 impl StreamKey {
     fn new(data_key: &[u8; 32], associated_data: &[u8], header: &[u8; HEADER_LEN]) -> Result<Self> {
         let derived = hkdf_sha256(data_key, &header[SALT], associated_data)?;
-        let key =
-            UnboundKey::new(&AES_256_GCM, derived.as_slice()).map_err(|_| Error::internal("key setup failed"))?;
+        let key = UnboundKey::new(&AES_256_GCM, derived.as_slice())
+            .map_err(|_| Error::internal("key setup failed"))?;
         let mut prefix = [0; 7];
         prefix.copy_from_slice(&header[PREFIX]);
         Ok(Self { key: LessSafeKey::new(key), prefix })
@@ -331,7 +334,8 @@ mod tests {
         for segment in [64_u32, 100, DEFAULT_SEGMENT] {
             let first = segment as usize - HEADER_LEN - TAG_LEN;
             let next = segment as usize - TAG_LEN;
-            for size in [0, 1, first - 1, first, first + 1, first + next - 1, first + next, first + next + 1] {
+            for size in [0, 1, first - 1, first, first + 1, first + next - 1, first + next, first + next + 1]
+            {
                 let plaintext: Vec<u8> = (0..size).map(|i| i as u8).collect();
                 let layout = Layout::new(segment, size as u64).unwrap();
                 let stored = seal(&plaintext, b"aad", segment, 777);
@@ -364,7 +368,8 @@ mod tests {
     /// Made with Tink's own Python package: see `testdata/README.md`.
     #[test]
     fn tink_reads_and_writes_the_same() {
-        let vectors: Vec<Vector> = serde_json::from_str(include_str!("../../testdata/tink_streaming.json")).unwrap();
+        let vectors: Vec<Vector> =
+            serde_json::from_str(include_str!("../../testdata/tink_streaming.json")).unwrap();
         assert!(!vectors.is_empty());
         for vector in vectors {
             let key: [u8; 32] = hex::decode(&vector.key).unwrap().try_into().unwrap();

@@ -67,7 +67,9 @@ impl AuthRules {
         if header.is_some() && (presigned || query.has("Signature")) {
             return Err(Error::invalid_argument("Only one auth mechanism allowed"));
         }
-        if (query.has("Signature") || header.is_some_and(|value| value.starts_with("AWS "))) && !self.allow_sigv2 {
+        if (query.has("Signature") || header.is_some_and(|value| value.starts_with("AWS ")))
+            && !self.allow_sigv2
+        {
             return Err(unsupported_mechanism());
         }
         match header {
@@ -109,7 +111,8 @@ impl AuthRules {
 fn check_signed(signed: &str, headers: &HeaderMap) -> Result<()> {
     let signed: Vec<_> = signed.split(';').collect();
     let must_be_signed = |name: &str| {
-        name == "host" || ((name.starts_with("x-amz-") || name.starts_with("ibm-")) && !MAY_BE_UNSIGNED.contains(&name))
+        name == "host"
+            || ((name.starts_with("x-amz-") || name.starts_with("ibm-")) && !MAY_BE_UNSIGNED.contains(&name))
     };
     match headers.keys().find(|name| must_be_signed(name.as_str()) && !signed.contains(&name.as_str())) {
         None => Ok(()),
@@ -152,7 +155,8 @@ fn decode(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((&byte, tail)) = rest.split_first() {
-        let escaped = (byte == b'%').then(|| tail.get(..2).and_then(|digits| hex::decode(digits).ok())).flatten();
+        let escaped =
+            (byte == b'%').then(|| tail.get(..2).and_then(|digits| hex::decode(digits).ok())).flatten();
         match escaped {
             Some(decoded) => {
                 bytes.extend(decoded);
@@ -183,11 +187,15 @@ mod tests {
 
     #[test]
     fn mechanisms() {
-        let v4 = "AWS4-HMAC-SHA256 Credential=a/b/c/s3/aws4_request, SignedHeaders=host;x-amz-date, Signature=00";
+        let v4 =
+            "AWS4-HMAC-SHA256 Credential=a/b/c/s3/aws4_request, SignedHeaders=host;x-amz-date, Signature=00";
         assert_eq!(check("/b", &[]), 200);
         assert_eq!(check("/b", &[("authorization", v4), ("host", "h"), ("x-amz-date", "d")]), 200);
         assert_eq!(check("/b", &[("authorization", v4), ("x-amz-meta-a", "unsigned")]), 403);
-        assert_eq!(check("/b", &[("authorization", v4), ("ibm-sse-kp-customer-root-key-crn", "unsigned")]), 403);
+        assert_eq!(
+            check("/b", &[("authorization", v4), ("ibm-sse-kp-customer-root-key-crn", "unsigned")]),
+            403
+        );
         assert_eq!(check("/b", &[("authorization", "AWS key:signature")]), 400);
         assert_eq!(check("/b", &[("authorization", "Bearer x")]), 403);
         assert_eq!(check("/b", &[("authorization", "Digest x")]), 400);
@@ -198,7 +206,8 @@ mod tests {
 
     #[test]
     fn presigned_life_is_capped() {
-        let uri = |expires: &str| format!("/b?X-Amz-Signature=b&X-Amz-SignedHeaders=host&X-Amz-Expires={expires}");
+        let uri =
+            |expires: &str| format!("/b?X-Amz-Signature=b&X-Amz-SignedHeaders=host&X-Amz-Expires={expires}");
         assert_eq!(check(&uri("604800"), &[("host", "h")]), 200);
         for bad in ["604801", "0", "-1", "x", "99999999999999999999999"] {
             assert_eq!(check(&uri(bad), &[]), 400, "{bad}");

@@ -97,10 +97,16 @@ mod tests {
     #[test]
     fn instance_as_guid_or_crn() {
         let own = "11111111-2222-3333-4444-555555555555";
-        for good in [own, "crn:v1:bluemix:public:cloud-object-storage:global:a/acct:11111111-2222-3333-4444-555555555555::"] {
+        for good in [
+            own,
+            "crn:v1:bluemix:public:cloud-object-storage:global:a/acct:11111111-2222-3333-4444-555555555555::",
+        ] {
             assert!(check_service_instance(&headers(&[(SERVICE_INSTANCE, good)]), own).is_ok());
         }
         assert!(check_service_instance(&headers(&[]), own).is_ok());
-        assert_eq!(check_service_instance(&headers(&[(SERVICE_INSTANCE, "other")]), own).unwrap_err().status, 403);
+        assert_eq!(
+            check_service_instance(&headers(&[(SERVICE_INSTANCE, "other")]), own).unwrap_err().status,
+            403
+        );
     }
 }

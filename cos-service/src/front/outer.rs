@@ -55,10 +55,13 @@ impl Outer {
     fn check(&self, request: &Request<Body>) -> Result<()> {
         let (method, headers) = (request.method(), request.headers());
         self.rules.check(method, request.uri(), headers)?;
-        let announced = headers.get("x-amz-decoded-content-length").or_else(|| headers.get(header::CONTENT_LENGTH));
+        let announced =
+            headers.get("x-amz-decoded-content-length").or_else(|| headers.get(header::CONTENT_LENGTH));
         if let Some(length) = announced {
             let length = length.to_str().ok().and_then(|length| length.parse::<u64>().ok());
-            if length.ok_or_else(|| Error::invalid_argument("the length of the body is not a number"))? > MAX_SINGLE_PUT {
+            if length.ok_or_else(|| Error::invalid_argument("the length of the body is not a number"))?
+                > MAX_SINGLE_PUT
+            {
                 return Err(Error::entity_too_large());
             }
         }
@@ -102,7 +105,9 @@ fn error_response(error: &Error) -> Response<Body> {
 fn complete_error(response: &mut Response<Body>, path: &str, request_id: &str) {
     let status = response.status().as_u16();
     let Some(bytes) = response.body().bytes() else { return };
-    let Some(end) = bytes.len().checked_sub("</Error>".len()).filter(|_| bytes.len() < MAX_ERROR_BODY) else { return };
+    let Some(end) = bytes.len().checked_sub("</Error>".len()).filter(|_| bytes.len() < MAX_ERROR_BODY) else {
+        return;
+    };
     if !bytes.ends_with(b"</Error>") {
         return;
     }
@@ -113,7 +118,9 @@ fn complete_error(response: &mut Response<Body>, path: &str, request_id: &str) {
         body.push_str(&format!("<Message>{message}</Message>"));
     }
     body.push_str(&format!("<Resource>{}</Resource>", escape(path)));
-    body.push_str(&format!("<RequestId>{request_id}</RequestId><httpStatusCode>{status}</httpStatusCode></Error>"));
+    body.push_str(&format!(
+        "<RequestId>{request_id}</RequestId><httpStatusCode>{status}</httpStatusCode></Error>"
+    ));
     response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
     *response.body_mut() = Body::from(Bytes::from(body));
 }
@@ -125,7 +132,9 @@ fn default_message(code: &str) -> &'static str {
         "InvalidBucketName" => "The specified bucket is not valid.",
         "InvalidURI" => "Couldn't parse the specified URI.",
         "KeyTooLongError" => "Your key is too long.",
-        "MalformedXML" => "The XML you provided was not well-formed or did not validate against our published schema",
+        "MalformedXML" => {
+            "The XML you provided was not well-formed or did not validate against our published schema"
+        }
         "MaxMessageLengthExceeded" => "Your request was too big.",
         "MethodNotAllowed" => "The specified method is not allowed against this resource.",
         "MissingContentLength" => "You must provide the Content-Length HTTP header.",

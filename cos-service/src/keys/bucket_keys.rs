@@ -136,8 +136,11 @@ impl BucketKeys {
         match outcome {
             Ok(Unwrapped { key, rewrapped }) => {
                 let key = Arc::new(key);
-                let lease =
-                    Lease { key: Arc::clone(&key), renew: asked + self.lease.mul_f64(0.6), end: asked + self.lease };
+                let lease = Lease {
+                    key: Arc::clone(&key),
+                    renew: asked + self.lease.mul_f64(0.6),
+                    end: asked + self.lease,
+                };
                 self.write().insert(bucket, lease);
                 if let Some(ciphertext) = rewrapped {
                     (self.on_rewrapped)(bucket, ciphertext);

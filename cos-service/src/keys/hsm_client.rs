@@ -5,7 +5,9 @@ use std::{
     time::Duration,
 };
 
-use hsm_proto::kms::{GetInstanceRequest, GetRootKeyRequest, KeyState, UnwrapRequest, WrapRequest, kms_client::KmsClient};
+use hsm_proto::kms::{
+    GetInstanceRequest, GetRootKeyRequest, KeyState, UnwrapRequest, WrapRequest, kms_client::KmsClient,
+};
 use tonic::{
     Code, Request, Status,
     metadata::{Ascii, MetadataValue},
@@ -100,10 +102,7 @@ impl HsmClient {
     /// Whether the HSM answers.
     pub async fn is_reachable(&self) -> bool {
         let request = self.request(GetInstanceRequest {});
-        matches!(
-            tokio::time::timeout(self.timeout, self.kms().get_instance(request)).await,
-            Ok(Ok(_))
-        )
+        matches!(tokio::time::timeout(self.timeout, self.kms().get_instance(request)).await, Ok(Ok(_)))
     }
 
     /// A new bucket key, made in the HSM and wrapped by an active root key of this very CRN.
@@ -121,7 +120,8 @@ impl HsmClient {
         }
         let response = self
             .call(|| async {
-                let request = WrapRequest { key: crn.to_owned(), plaintext: Default::default(), aad: aad.to_vec() };
+                let request =
+                    WrapRequest { key: crn.to_owned(), plaintext: Default::default(), aad: aad.to_vec() };
                 self.kms().wrap(self.request(request)).await
             })
             .await?;
@@ -163,7 +163,9 @@ impl HsmClient {
         let both = async {
             self.calls.fetch_add(1, Ordering::Relaxed);
             match attempt().await {
-                Err(status) if status.code() == Code::Unavailable && status.get_details_error_info().is_none() => {
+                Err(status)
+                    if status.code() == Code::Unavailable && status.get_details_error_info().is_none() =>
+                {
                     attempt().await
                 }
                 outcome => outcome,

@@ -81,7 +81,9 @@ impl Metadata {
             OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX,
         )?;
         connection.set_prepared_statement_cache_capacity(64);
-        connection.execute_batch("PRAGMA mmap_size = 1073741824; PRAGMA temp_store = MEMORY; PRAGMA cache_size = -4096;")?;
+        connection.execute_batch(
+            "PRAGMA mmap_size = 1073741824; PRAGMA temp_store = MEMORY; PRAGMA cache_size = -4096;",
+        )?;
         connection.busy_timeout(std::time::Duration::from_secs(5))?;
         Ok(connection)
     }

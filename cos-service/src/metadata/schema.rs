@@ -88,7 +88,8 @@ pub fn prepare(connection: &Connection) -> Result<()> {
         return Err(Error::internal(format_args!("SQLite uses journal mode {mode}, not WAL")));
     }
     if found == 0 {
-        connection.execute_batch(&format!("BEGIN IMMEDIATE; {TABLES} PRAGMA user_version = {VERSION}; COMMIT;"))?;
+        connection
+            .execute_batch(&format!("BEGIN IMMEDIATE; {TABLES} PRAGMA user_version = {VERSION}; COMMIT;"))?;
     }
     Ok(())
 }

@@ -3,11 +3,7 @@
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use uuid::Uuid;
 
-use crate::{
-    error::Result,
-    keys::bucket_keys::WrappedKey,
-    metadata::now_millis,
-};
+use crate::{error::Result, keys::bucket_keys::WrappedKey, metadata::now_millis};
 
 /// A bucket.
 #[derive(Debug, Clone)]
@@ -100,8 +96,9 @@ fn text(row: &Row<'_>, index: usize) -> rusqlite::Result<String> {
 
 /// Every bucket.
 pub fn buckets(db: &Connection) -> Result<Vec<Bucket>> {
-    let mut query =
-        db.prepare_cached("SELECT id, name, created, location, root_key_crn, wrapped_key FROM buckets ORDER BY name")?;
+    let mut query = db.prepare_cached(
+        "SELECT id, name, created, location, root_key_crn, wrapped_key FROM buckets ORDER BY name",
+    )?;
     let rows = query.query_map([], |row| {
         let key = match (row.get(4)?, row.get(5)?) {
             (Some(root_key_crn), Some(ciphertext)) => Some(WrappedKey { root_key_crn, ciphertext }),
@@ -137,9 +134,7 @@ pub fn update_wrapped_key(db: &Connection, bucket: Uuid, ciphertext: &str) -> Re
 
 /// Whether a bucket is still there.
 pub fn bucket_exists(db: &Connection, bucket: Uuid) -> Result<bool> {
-    Ok(db
-        .prepare_cached("SELECT 1 FROM buckets WHERE id = ?")?
-        .exists([bucket.as_bytes()])?)
+    Ok(db.prepare_cached("SELECT 1 FROM buckets WHERE id = ?")?.exists([bucket.as_bytes()])?)
 }
 
 /// Whether a bucket holds neither objects nor uploads.
@@ -163,7 +158,12 @@ pub fn object(db: &Connection, bucket: Uuid, key: &str) -> Result<Option<ObjectR
         db.prepare_cached("SELECT id, size, modified, attributes FROM objects WHERE bucket = ? AND key = ?")?;
     let row = query
         .query_row(params![bucket.as_bytes(), key.as_bytes()], |row| {
-            Ok(ObjectRow { id: uuid(row, 0)?, size: bytes(row, 1)?, modified: row.get(2)?, attributes: row.get(3)? })
+            Ok(ObjectRow {
+                id: uuid(row, 0)?,
+                size: bytes(row, 1)?,
+                modified: row.get(2)?,
+                attributes: row.get(3)?,
+            })
         })
         .optional()?;
     Ok(row)
@@ -181,8 +181,12 @@ pub fn scan_objects(
     )?;
     let mut rows = query.query(params![bucket.as_bytes(), from])?;
     while let Some(row) = rows.next()? {
-        let object =
-            ObjectRow { id: uuid(row, 1)?, size: bytes(row, 2)?, modified: row.get(3)?, attributes: row.get(4)? };
+        let object = ObjectRow {
+            id: uuid(row, 1)?,
+            size: bytes(row, 2)?,
+            modified: row.get(3)?,
+            attributes: row.get(4)?,
+        };
         if !visit(text(row, 0)?, object) {
             break;
         }
@@ -264,16 +268,20 @@ pub fn move_blob(db: &Connection, blob: Uuid, owner: Uuid, position: u32) -> Res
 
 /// Removes the blobs of an owner; files are left to the collector.
 pub fn discard_blobs_of(db: &Connection, owner: Uuid) -> Result<()> {
-    db.prepare_cached("INSERT OR IGNORE INTO garbage SELECT id, ? FROM blobs WHERE owner = ? AND inline IS NULL")?
-        .execute(params![now_millis(), owner.as_bytes()])?;
+    db.prepare_cached(
+        "INSERT OR IGNORE INTO garbage SELECT id, ? FROM blobs WHERE owner = ? AND inline IS NULL",
+    )?
+    .execute(params![now_millis(), owner.as_bytes()])?;
     db.prepare_cached("DELETE FROM blobs WHERE owner = ?")?.execute([owner.as_bytes()])?;
     Ok(())
 }
 
 /// Removes one blob; a file is left to the collector.
 pub fn discard_blob(db: &Connection, blob: Uuid) -> Result<()> {
-    db.prepare_cached("INSERT OR IGNORE INTO garbage SELECT id, ? FROM blobs WHERE id = ? AND inline IS NULL")?
-        .execute(params![now_millis(), blob.as_bytes()])?;
+    db.prepare_cached(
+        "INSERT OR IGNORE INTO garbage SELECT id, ? FROM blobs WHERE id = ? AND inline IS NULL",
+    )?
+    .execute(params![now_millis(), blob.as_bytes()])?;
     db.prepare_cached("DELETE FROM blobs WHERE id = ?")?.execute([blob.as_bytes()])?;
     Ok(())
 }
@@ -315,8 +323,9 @@ pub fn insert_upload(db: &Connection, bucket: Uuid, upload: &UploadRow) -> Resul
 
 /// A multipart upload of this bucket and key.
 pub fn upload(db: &Connection, bucket: Uuid, key: &str, id: Uuid) -> Result<Option<UploadRow>> {
-    let mut query =
-        db.prepare_cached("SELECT initiated, attributes FROM uploads WHERE id = ? AND bucket = ? AND key = ?")?;
+    let mut query = db.prepare_cached(
+        "SELECT initiated, attributes FROM uploads WHERE id = ? AND bucket = ? AND key = ?",
+    )?;
     let row = query
         .query_row(params![id.as_bytes(), bucket.as_bytes(), key.as_bytes()], |row| {
             Ok(UploadRow { id, key: key.to_owned(), initiated: row.get(0)?, attributes: row.get(1)? })
@@ -337,8 +346,12 @@ pub fn scan_uploads(
     )?;
     let mut rows = query.query(params![bucket.as_bytes(), from])?;
     while let Some(row) = rows.next()? {
-        let upload =
-            UploadRow { id: uuid(row, 0)?, key: text(row, 1)?, initiated: row.get(2)?, attributes: Vec::new() };
+        let upload = UploadRow {
+            id: uuid(row, 0)?,
+            key: text(row, 1)?,
+            initiated: row.get(2)?,
+            attributes: Vec::new(),
+        };
         if !visit(upload) {
             break;
         }

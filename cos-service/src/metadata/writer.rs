@@ -50,7 +50,12 @@ impl Writer {
             let outcome = change(connection);
             let keep = outcome.is_ok();
             // A client that went away needs no answer.
-            (keep, Box::new(move |committed: Result<()>| drop(reply.send(outcome.and_then(|v| committed.map(|()| v))))))
+            (
+                keep,
+                Box::new(move |committed: Result<()>| {
+                    drop(reply.send(outcome.and_then(|v| committed.map(|()| v))))
+                }),
+            )
         });
         let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let stopped = || Error::internal("the metadata writer has stopped");
@@ -72,7 +77,8 @@ impl Drop for Writer {
 fn run_batch(connection: &mut Connection, batch: Vec<Change>) {
     let mut replies = Vec::with_capacity(batch.len());
     let committed = (|| {
-        let mut transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+        let mut transaction =
+            connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
         for change in batch {
             let mut savepoint = transaction.savepoint()?;
             let (keep, reply) = change(&savepoint);

@@ -63,7 +63,9 @@ impl Conditions {
     pub fn check_write(&self, existing: Option<(&str, i64)>) -> Result<()> {
         match (&self.if_match, existing) {
             (Some(_), None) => return Err(Error::no_such_key()),
-            (Some(expected), Some((etag, _))) if !expected.matches(etag) => return Err(Error::precondition_failed()),
+            (Some(expected), Some((etag, _))) if !expected.matches(etag) => {
+                return Err(Error::precondition_failed());
+            }
             _ => {}
         }
         if let (Some(expected), Some((etag, _))) = (&self.if_none_match, existing)

@@ -133,7 +133,8 @@ impl Storage {
         let (storage, bucket, reading) = (Arc::clone(self), object.bucket, object.reading);
         let mut body = stream::iter(pieces)
             .then(move |(source, wanted)| {
-                let (storage, bucket, reading) = (Arc::clone(&storage), Arc::clone(&bucket), Arc::clone(&reading));
+                let (storage, bucket, reading) =
+                    (Arc::clone(&storage), Arc::clone(&bucket), Arc::clone(&reading));
                 async move {
                     // The blob's name must stay valid until the file is open.
                     let _reading = reading;
@@ -210,7 +211,10 @@ fn sources(
 ) -> Result<Vec<Source>> {
     let blobs = tables::blobs_of(db, object.id)?;
     if total_size(&blobs) != Some(object.size) || content_id(&blobs) != attributes.content {
-        return Err(Error::damaged(format_args!("the blobs of object {} are not those that were stored", object.id)));
+        return Err(Error::damaged(format_args!(
+            "the blobs of object {} are not those that were stored",
+            object.id
+        )));
     }
     blobs
         .into_iter()
@@ -220,7 +224,12 @@ fn sources(
                     Some(DataKey::from_slice(&seal.open(&Identity::data_key(bucket, row.id), sealed)?)?)
                 }
                 (None, false) => None,
-                _ => return Err(Error::damaged(format_args!("blob {} is of another kind than its bucket", row.id))),
+                _ => {
+                    return Err(Error::damaged(format_args!(
+                        "blob {} is of another kind than its bucket",
+                        row.id
+                    )));
+                }
             };
             Ok(Source { row, data_key })
         })
@@ -253,14 +262,20 @@ impl OpenBlob {
             Content::File(file) => file.metadata()?.len(),
         };
         if found != row.stored {
-            return Err(Error::damaged(format_args!("blob {} has {found} bytes instead of {}", row.id, row.stored)));
+            return Err(Error::damaged(format_args!(
+                "blob {} has {found} bytes instead of {}",
+                row.id, row.stored
+            )));
         }
         let mut blob = Self { content, opener: None, size: row.size, crc64: row.crc64 };
         match data_key {
             Some(key) => {
                 let layout = Layout::new(row.segment, row.size)?;
                 if layout.stored() != row.stored {
-                    return Err(Error::damaged(format_args!("blob {} has another length than its content", row.id)));
+                    return Err(Error::damaged(format_args!(
+                        "blob {} has another length than its content",
+                        row.id
+                    )));
                 }
                 let mut header = [0; HEADER_LEN];
                 blob.read_at(&mut header, 0)?;
@@ -268,7 +283,10 @@ impl OpenBlob {
                 blob.opener = Some(Opener::new(key.expose_secret(), identity.as_bytes(), &header, layout)?);
             }
             None if row.stored != row.size => {
-                return Err(Error::damaged(format_args!("blob {} has another length than its content", row.id)));
+                return Err(Error::damaged(format_args!(
+                    "blob {} has another length than its content",
+                    row.id
+                )));
             }
             None => {
                 if let Content::Inline(bytes) = &blob.content
@@ -292,7 +310,11 @@ impl OpenBlob {
             {
                 let border = opener.layout().plaintext(opener.layout().segment_of(end)).start;
                 // A segment larger than the step is taken whole.
-                end = if border > start { border } else { opener.layout().plaintext(opener.layout().segment_of(start)).end };
+                end = if border > start {
+                    border
+                } else {
+                    opener.layout().plaintext(opener.layout().segment_of(start)).end
+                };
             }
             chunks.push(start..end.min(wanted.end));
             start = end;
@@ -329,13 +351,14 @@ impl OpenBlob {
         match &self.content {
             Content::Inline(bytes) => {
                 let end = offset as usize + buffer.len();
-                let slice = bytes.get(offset as usize..end).ok_or_else(|| Error::damaged("a blob is too short"))?;
+                let slice =
+                    bytes.get(offset as usize..end).ok_or_else(|| Error::damaged("a blob is too short"))?;
                 buffer.copy_from_slice(slice);
                 Ok(())
             }
-            Content::File(file) => {
-                file.read_exact_at(buffer, offset).map_err(|e| Error::damaged(format_args!("a blob can't be read: {e}")))
-            }
+            Content::File(file) => file
+                .read_exact_at(buffer, offset)
+                .map_err(|e| Error::damaged(format_args!("a blob can't be read: {e}"))),
         }
     }
 }

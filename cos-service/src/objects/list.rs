@@ -59,8 +59,9 @@ impl Storage {
                 let found = page(&query, |from, visit| tables::scan_objects(db, bucket.id, from, visit))?;
                 let open = |(key, row): (String, ObjectRow)| {
                     // A damaged row has been logged; it must not hide its neighbours.
-                    let attributes =
-                        seal.as_ref().and_then(|seal| attributes::of_object(seal, bucket.id, &key, &row).ok());
+                    let attributes = seal
+                        .as_ref()
+                        .and_then(|seal| attributes::of_object(seal, bucket.id, &key, &row).ok());
                     (key, ListedObject { size: row.size, modified: row.modified, attributes })
                 };
                 Ok(Listing {

@@ -157,7 +157,11 @@ impl Storage {
             blob: blob.id,
             size: blob.size,
             modified: written.modified,
-            attributes: attributes::seal(&seal, &Identity::part(bucket.id, upload.id, number, blob.id), &attributes)?,
+            attributes: attributes::seal(
+                &seal,
+                &Identity::part(bucket.id, upload.id, number, blob.id),
+                &attributes,
+            )?,
         };
         let (id, bucket, key) = (upload.id, bucket.id, key.to_owned());
         self.metadata
@@ -197,7 +201,12 @@ impl Storage {
                     .into_iter()
                     .map(|row| {
                         let attributes = open_part(&seal, bucket, id, &row)?;
-                        Ok(ListedPart { number: row.number, size: row.size, modified: row.modified, attributes })
+                        Ok(ListedPart {
+                            number: row.number,
+                            size: row.size,
+                            modified: row.modified,
+                            attributes,
+                        })
                     })
                     .collect::<Result<_>>()?;
                 Ok((upload, parts, more))
@@ -308,8 +317,10 @@ impl Completion {
             .iter()
             .map(|(row, _)| by_id.get(&row.blob).cloned().ok_or_else(|| Error::damaged("a part has no blob")))
             .collect::<Result<Vec<_>>>()?;
-        let size = total_size(&blobs).filter(|size| *size <= MAX_OBJECT).ok_or_else(Error::entity_too_large)?;
-        let written = Written { etag: etag.clone(), checksum: Some(checksum.clone()), modified: now_millis(), size };
+        let size =
+            total_size(&blobs).filter(|size| *size <= MAX_OBJECT).ok_or_else(Error::entity_too_large)?;
+        let written =
+            Written { etag: etag.clone(), checksum: Some(checksum.clone()), modified: now_millis(), size };
         let attributes = Attributes {
             etag,
             headers: upload.headers,
@@ -334,7 +345,10 @@ impl Completion {
         upload: &UploadAttributes,
     ) -> Result<Vec<(PartRow, PartAttributes)>> {
         let rows = tables::parts(db, self.upload, 0, u32::from(MAX_PARTS))?;
-        let mut rows = rows.into_iter().map(|row| (i32::from(row.number), row)).collect::<std::collections::HashMap<_, _>>();
+        let mut rows = rows
+            .into_iter()
+            .map(|row| (i32::from(row.number), row))
+            .collect::<std::collections::HashMap<_, _>>();
         let last = self.named.len() - 1;
         let mut chosen = Vec::with_capacity(self.named.len());
         for (index, named) in self.named.iter().enumerate() {
@@ -369,7 +383,9 @@ impl Completion {
             }
         }
         if self.claimed.size.is_some_and(|claimed| claimed != size) {
-            return Err(Error::invalid_request("The provided 'x-amz-mp-object-size' header does not match what was computed."));
+            return Err(Error::invalid_request(
+                "The provided 'x-amz-mp-object-size' header does not match what was computed.",
+            ));
         }
         Ok(())
     }
@@ -390,7 +406,13 @@ impl Completion {
     }
 }
 
-fn open_upload(db: &rusqlite::Connection, seal: &Seal, bucket: Uuid, key: &str, id: Uuid) -> Result<FoundUpload> {
+fn open_upload(
+    db: &rusqlite::Connection,
+    seal: &Seal,
+    bucket: Uuid,
+    key: &str,
+    id: Uuid,
+) -> Result<FoundUpload> {
     let row = tables::upload(db, bucket, key, id)?.ok_or_else(Error::no_such_upload)?;
     let attributes = attributes::open(seal, &Identity::upload(bucket, id, key), &row.attributes)?;
     Ok(FoundUpload { id, attributes })

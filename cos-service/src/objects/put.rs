@@ -51,7 +51,8 @@ impl Storage {
         let seal = self.seal(&bucket).await?;
         if !conditions.is_empty() {
             // Spares the client the upload; what counts is the check within the transaction.
-            let (seal, bucket, key, conditions) = (seal.clone(), bucket.id, key.to_owned(), conditions.clone());
+            let (seal, bucket, key, conditions) =
+                (seal.clone(), bucket.id, key.to_owned(), conditions.clone());
             self.metadata.read(move |db| check_existing(db, &seal, bucket, &key, &conditions)).await?;
         }
         let received = self.receive(&seal, bucket.id, upload).await?;
@@ -110,7 +111,9 @@ impl Storage {
     pub async fn delete_objects(&self, bucket: &str, keys: Vec<String>) -> Result<()> {
         let bucket = self.buckets.get(bucket)?.id;
         self.metadata
-            .commit(move |db| keys.iter().try_for_each(|key| tables::delete_object(db, bucket, key).map(drop)))
+            .commit(move |db| {
+                keys.iter().try_for_each(|key| tables::delete_object(db, bucket, key).map(drop))
+            })
             .await
     }
 }

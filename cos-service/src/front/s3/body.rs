@@ -36,9 +36,9 @@ pub struct Given<'a> {
 pub fn upload(given: Given<'_>, default: Algorithm) -> Result<Upload> {
     let trailer = given.headers.get("x-amz-trailer").and_then(|value| value.to_str().ok());
     let in_trailer = trailer.and_then(|names| {
-        Algorithm::ALL
-            .into_iter()
-            .find(|algorithm| names.split(',').any(|name| name.trim().eq_ignore_ascii_case(algorithm.header())))
+        Algorithm::ALL.into_iter().find(|algorithm| {
+            names.split(',').any(|name| name.trim().eq_ignore_ascii_case(algorithm.header()))
+        })
     });
     let decoded = given
         .headers

@@ -16,7 +16,10 @@ impl Front {
         Owner { display_name: Some(self.owner.clone()), id: Some(self.owner.clone()) }
     }
 
-    pub(super) async fn create_bucket(&self, req: S3Request<CreateBucketInput>) -> Answer<CreateBucketOutput> {
+    pub(super) async fn create_bucket(
+        &self,
+        req: S3Request<CreateBucketInput>,
+    ) -> Answer<CreateBucketOutput> {
         ibm::check_service_instance(&req.headers, &self.owner)?;
         if req.input.acl.as_ref().is_some_and(|acl| acl.as_str() != "private") {
             return Err(Error::not_implemented("A canned ACL other than private"));
@@ -30,7 +33,9 @@ impl Front {
             .and_then(|configuration| configuration.location_constraint)
             .map(|location| location.as_str().trim().to_owned())
             .unwrap_or_default();
-        if location.len() > 64 || !location.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_')) {
+        if location.len() > 64
+            || !location.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
+        {
             return Err(Error::new(
                 "InvalidLocationConstraint",
                 400,
@@ -43,7 +48,10 @@ impl Front {
         Ok(S3Response::new(output))
     }
 
-    pub(super) async fn delete_bucket(&self, req: S3Request<DeleteBucketInput>) -> Answer<DeleteBucketOutput> {
+    pub(super) async fn delete_bucket(
+        &self,
+        req: S3Request<DeleteBucketInput>,
+    ) -> Answer<DeleteBucketOutput> {
         self.storage.delete_bucket(&req.input.bucket).await?;
         Ok(S3Response::with_status(DeleteBucketOutput {}, http::StatusCode::NO_CONTENT))
     }
@@ -108,7 +116,8 @@ impl Front {
         let bucket = self.storage.buckets.get(&input.bucket)?;
         let found = self.storage.list_objects(&input.bucket, query).await?;
         let owner = self.owner();
-        let contents = found.entries.into_iter().map(|(key, object)| listed(encode(&key), object, Some(owner.clone())));
+        let contents =
+            found.entries.into_iter().map(|(key, object)| listed(encode(&key), object, Some(owner.clone())));
         let mut response = S3Response::new(ListObjectsOutput {
             name: Some(input.bucket),
             prefix: Some(encode(&input.prefix.unwrap_or_default())),
@@ -126,7 +135,10 @@ impl Front {
         Ok(response)
     }
 
-    pub(super) async fn list_objects_v2(&self, req: S3Request<ListObjectsV2Input>) -> Answer<ListObjectsV2Output> {
+    pub(super) async fn list_objects_v2(
+        &self,
+        req: S3Request<ListObjectsV2Input>,
+    ) -> Answer<ListObjectsV2Output> {
         let input = req.input;
         let encode = convert::encoder(input.encoding_type.as_ref())?;
         let after = match &input.continuation_token {
@@ -147,7 +159,8 @@ impl Front {
         let found = self.storage.list_objects(&input.bucket, query).await?;
         let owner = input.fetch_owner.unwrap_or(false).then(|| self.owner());
         let count = found.entries.len() + found.common_prefixes.len();
-        let contents = found.entries.into_iter().map(|(key, object)| listed(encode(&key), object, owner.clone()));
+        let contents =
+            found.entries.into_iter().map(|(key, object)| listed(encode(&key), object, owner.clone()));
         let mut response = S3Response::new(ListObjectsV2Output {
             name: Some(input.bucket),
             prefix: Some(encode(&input.prefix.unwrap_or_default())),

@@ -22,7 +22,8 @@ pub fn error(error: Error) -> S3Error {
     }
     let code = S3ErrorCode::from_bytes(error.code.as_bytes()).unwrap_or(S3ErrorCode::InternalError);
     let mut converted = S3Error::with_message(code, error.message);
-    converted.set_status_code(StatusCode::from_u16(error.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR));
+    converted
+        .set_status_code(StatusCode::from_u16(error.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR));
     if let Some(seconds) = error.retry_after_secs {
         let headers = HeaderMap::from_iter([(http::header::RETRY_AFTER, HeaderValue::from(seconds))]);
         converted.set_headers(headers);
@@ -93,8 +94,11 @@ impl GivenHeaders {
     /// As they are stored. `aws-chunked` was about the request alone.
     pub fn stored(self) -> Headers {
         let content_encoding = self.content_encoding.map(|value| {
-            let kept: Vec<_> =
-                value.split(',').map(str::trim).filter(|coding| !coding.eq_ignore_ascii_case("aws-chunked")).collect();
+            let kept: Vec<_> = value
+                .split(',')
+                .map(str::trim)
+                .filter(|coding| !coding.eq_ignore_ascii_case("aws-chunked"))
+                .collect();
             kept.join(",")
         });
         Headers {
@@ -152,7 +156,9 @@ pub fn only_one(given: [(Algorithm, Option<String>); 5]) -> Result<Option<(Algor
     let mut given = given.into_iter().filter_map(|(algorithm, value)| Some((algorithm, value?)));
     let first = given.next();
     if given.next().is_some() {
-        return Err(Error::invalid_request("Expecting a single x-amz-checksum- header. Multiple checksum Types are not allowed."));
+        return Err(Error::invalid_request(
+            "Expecting a single x-amz-checksum- header. Multiple checksum Types are not allowed.",
+        ));
     }
     Ok(first)
 }
@@ -202,9 +208,9 @@ pub fn encoder(encoding: Option<&dto::EncodingType>) -> Result<fn(&str) -> Strin
 
 /// `max-keys` and its relatives: 1000 if absent, at most 1000.
 pub fn max_entries(given: Option<i32>, name: &'static str) -> Result<usize> {
-    usize::try_from(given.unwrap_or(1000))
-        .map(|max| max.min(1000))
-        .map_err(|_| Error::invalid_argument(format!("Argument {name} must be an integer between 0 and 2147483647")))
+    usize::try_from(given.unwrap_or(1000)).map(|max| max.min(1000)).map_err(|_| {
+        Error::invalid_argument(format!("Argument {name} must be an integer between 0 and 2147483647"))
+    })
 }
 
 /// Server-side encryption headers of an object: none of them has a meaning here.

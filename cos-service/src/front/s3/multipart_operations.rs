@@ -69,8 +69,7 @@ impl Front {
         let upload = fit_algorithm(&found, upload)?;
         let written =
             self.storage.upload_part(&input.bucket, &input.key, &found, input.part_number, upload).await?;
-        let mut output =
-            UploadPartOutput { e_tag: Some(convert::etag(written.etag)), ..Default::default() };
+        let mut output = UploadPartOutput { e_tag: Some(convert::etag(written.etag)), ..Default::default() };
         // Only what the client has asked for: it must repeat on completion what it was shown.
         if found.attributes.chosen && algorithm == found.attributes.algorithm {
             show_checksum!(output, &written.checksum);
@@ -94,7 +93,8 @@ impl Front {
             input.copy_source_if_unmodified_since,
         )
         .check_copy(&found.attributes.etag, found.modified)?;
-        let range = input.copy_source_range.as_deref().map(|text| copy_range(text, found.size)).transpose()?;
+        let range =
+            input.copy_source_range.as_deref().map(|text| copy_range(text, found.size)).transpose()?;
         let upload = self.upload_of(found, range, target.attributes.algorithm).await?;
         let written =
             self.storage.upload_part(&input.bucket, &input.key, &target, input.part_number, upload).await?;
@@ -225,8 +225,12 @@ impl Front {
                 })
             })
             .collect::<Result<_>>()?;
-        let conditions =
-            convert::conditions(input.if_match, input.if_none_match, None, convert::unmodified_since(&req.headers));
+        let conditions = convert::conditions(
+            input.if_match,
+            input.if_none_match,
+            None,
+            convert::unmodified_since(&req.headers),
+        );
         let written = self
             .storage
             .complete_upload(&input.bucket, &input.key, &input.upload_id, named, claimed, conditions)
@@ -276,9 +280,12 @@ fn fit_algorithm(
 /// `x-amz-copy-source-range: bytes=first-last`, which must lie within the source.
 fn copy_range(text: &str, size: u64) -> Result<std::ops::Range<u64>> {
     let parsed = text.strip_prefix("bytes=").and_then(|range| range.split_once('-'));
-    let bounds = parsed.and_then(|(first, last)| Some((first.parse::<u64>().ok()?, last.parse::<u64>().ok()?)));
+    let bounds =
+        parsed.and_then(|(first, last)| Some((first.parse::<u64>().ok()?, last.parse::<u64>().ok()?)));
     match bounds {
-        Some((first, last)) if first <= last && last < size => ByteRange::From(first, Some(last)).resolve(size),
+        Some((first, last)) if first <= last && last < size => {
+            ByteRange::From(first, Some(last)).resolve(size)
+        }
         Some((first, last)) if first <= last => Err(Error::invalid_argument(format!(
             "Range specified is not valid for source object of size: {size}"
         ))),

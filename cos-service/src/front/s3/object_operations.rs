@@ -27,7 +27,8 @@ macro_rules! show_headers {
         $output.content_language = headers.content_language;
         $output.cache_control = headers.cache_control;
         $output.expires = headers.expires.map(|seconds| convert::timestamp(seconds.saturating_mul(1000)));
-        $output.metadata = Some(headers.metadata.into_iter().collect()).filter(|map: &Metadata| !map.is_empty());
+        $output.metadata =
+            Some(headers.metadata.into_iter().collect()).filter(|map: &Metadata| !map.is_empty());
     };
 }
 type Answer<T> = Result<S3Response<T>>;
@@ -57,8 +58,12 @@ impl Front {
             trailers: req.trailing_headers,
         };
         let upload = body::upload(given, Algorithm::Crc64nvme)?;
-        let conditions =
-            convert::conditions(input.if_match, input.if_none_match, None, convert::unmodified_since(&headers));
+        let conditions = convert::conditions(
+            input.if_match,
+            input.if_none_match,
+            None,
+            convert::unmodified_since(&headers),
+        );
         let stored = GivenHeaders {
             content_type: input.content_type,
             content_encoding: input.content_encoding,
@@ -144,7 +149,8 @@ impl Front {
             ..Default::default()
         };
         show_headers!(output, found.attributes.headers);
-        if wanted.is_none() && input.checksum_mode.is_some_and(|mode| mode.as_str() == ChecksumMode::ENABLED) {
+        if wanted.is_none() && input.checksum_mode.is_some_and(|mode| mode.as_str() == ChecksumMode::ENABLED)
+        {
             show_checksum!(output, &found.attributes.checksum);
             output.checksum_type = convert::checksum_type(found.attributes.checksum.as_ref());
         }
@@ -155,7 +161,10 @@ impl Front {
         Ok(response)
     }
 
-    pub(super) async fn delete_object(&self, req: S3Request<DeleteObjectInput>) -> Answer<DeleteObjectOutput> {
+    pub(super) async fn delete_object(
+        &self,
+        req: S3Request<DeleteObjectInput>,
+    ) -> Answer<DeleteObjectOutput> {
         refuse_version(req.input.version_id.as_deref())?;
         if req.input.if_match.is_some() || req.input.if_match_size.is_some() {
             return Err(Error::not_implemented("A conditional delete"));
@@ -164,7 +173,10 @@ impl Front {
         Ok(S3Response::new(DeleteObjectOutput::default()))
     }
 
-    pub(super) async fn delete_objects(&self, req: S3Request<DeleteObjectsInput>) -> Answer<DeleteObjectsOutput> {
+    pub(super) async fn delete_objects(
+        &self,
+        req: S3Request<DeleteObjectsInput>,
+    ) -> Answer<DeleteObjectsOutput> {
         let Delete { objects, quiet } = req.input.delete;
         if objects.is_empty() || objects.len() > MAX_DELETES {
             return Err(Error::new(
@@ -240,7 +252,8 @@ impl Front {
         let kept = found.attributes.checksum.as_ref().map(|checksum| checksum.algorithm);
         let algorithm = convert::algorithm(input.checksum_algorithm.as_ref())?.or(kept);
         let upload = self.upload_of(found, None, algorithm.unwrap_or(Algorithm::Crc64nvme)).await?;
-        let written = self.storage.put_object(&input.bucket, &input.key, stored, Default::default(), upload).await?;
+        let written =
+            self.storage.put_object(&input.bucket, &input.key, stored, Default::default(), upload).await?;
         let mut result = CopyObjectResult {
             e_tag: Some(convert::etag(written.etag)),
             last_modified: Some(convert::timestamp(written.modified)),
@@ -272,9 +285,13 @@ fn part_or_range(
     range: Option<Range>,
 ) -> Result<Option<std::ops::Range<u64>>> {
     match (part, range) {
-        (Some(_), Some(_)) => Err(Error::invalid_request("Cannot specify both Range header and partNumber query parameter")),
+        (Some(_), Some(_)) => {
+            Err(Error::invalid_request("Cannot specify both Range header and partNumber query parameter"))
+        }
         (Some(number), None) => found.part(number).map(|range| Some(range).filter(|range| !range.is_empty())),
-        (None, Some(Range::Int { first, last })) => ByteRange::From(first, last).resolve(found.size).map(Some),
+        (None, Some(Range::Int { first, last })) => {
+            ByteRange::From(first, last).resolve(found.size).map(Some)
+        }
         (None, Some(Range::Suffix { length })) => ByteRange::Last(length).resolve(found.size).map(Some),
         (None, None) => Ok(None),
     }
