@@ -6,6 +6,19 @@
 use hsm_emulator::units::{Attributes, KeyBlob, Result, mechanism::Mechanism};
 use zeroize::Zeroizing;
 
+use crate::config::Config;
+
+/// Opens the backend that the configuration names.
+///
+/// # Errors
+/// `CKR_DEVICE_ERROR` and others, if it can't be opened or reached.
+pub fn open(config: &Config) -> Result<Box<dyn Backend>> {
+    Ok(match config {
+        Config::Embedded { state } => Box::new(embedded::EmbeddedBackend::open(state)?),
+        Config::Remote { endpoints, api_key } => Box::new(remote::RemoteBackend::new(endpoints, api_key)?),
+    })
+}
+
 /// An HSM. All methods may be called from any thread at once.
 pub trait Backend: Send + Sync {
     /// Fills `out` with random bytes.

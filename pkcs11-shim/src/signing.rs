@@ -1,0 +1,253 @@
+//! Signatures and MACs (section 5.11).
+//!
+//! Mechanisms that hash are taken apart: the hash is computed here, so that the data never travel, and
+//! the HSM signs it with the mechanism that does not hash.
+
+use std::sync::Arc;
+
+use cryptoki_sys::*;
+use hsm_emulator::units::Result;
+use hsm_emulator::units::mechanism::Mechanism;
+use zeroize::Zeroizing;
+
+use crate::curves::Curve;
+use crate::local::{DigestKind, Hasher};
+use crate::module::Module;
+use crate::object::Object;
+use crate::operation::{Prepared, begin, cancel, finish, gather, go_on, not_initialized, require_authorised};
+use crate::output::{Output, Room};
+use crate::session::Session;
+
+/// A signature in progress.
+pub struct SignOperation {
+    pub(crate) key: Arc<Object>,
+    message: Message,
+    /// False while the key waits for its login.
+    pub authorised: bool,
+}
+
+/// What is to be signed or verified, and how far it has come.
+pub struct Message {
+    scheme: Scheme,
+    stage: Stage,
+}
+
+/// How a mechanism treats its data.
+struct Scheme {
+    /// What the HSM is asked to do.
+    mechanism: Mechanism,
+    hash: Hash,
+}
+
+enum Hash {
+    /// The data are signed as they are, in one part.
+    None,
+    /// The mechanism reads everything itself, in parts if need be.
+    Inside,
+    /// Hashed here.
+    Here(DigestKind, &'static [u8]),
+}
+
+enum Stage {
+    Ready,
+    Hashing(Hasher),
+    Gathering(Zeroizing<Vec<u8>>),
+}
+
+/// `C_SignInit`.
+///
+/// # Errors
+/// `CKR_OPERATION_ACTIVE`, and those of [`Prepared::check`].
+pub fn sign_init(
+    module: &Module,
+    session: &Session,
+    mechanism: Option<Mechanism>,
+    key: CK_OBJECT_HANDLE,
+) -> Result<()> {
+    let mut operations = session.operations();
+    let Some(mechanism) = mechanism else { return cancel(&mut operations.sign) };
+    begin(&mut operations.sign, || {
+        let Prepared { key, authorised } = Prepared::check(module, session, &mechanism, key, CKF_SIGN, CKA_SIGN)?;
+        Ok(SignOperation { key, message: Message::new(mechanism), authorised })
+    })
+}
+
+/// `C_Sign`.
+///
+/// # Errors
+/// `CKR_OPERATION_NOT_INITIALIZED`, also after a part; `CKR_DATA_LEN_RANGE`.
+pub fn sign(module: &Module, session: &Session, room: Room, data: &[u8]) -> Result<Output> {
+    finish(&mut session.operations().sign, |operation| {
+        operation.message.require_no_part()?;
+        let len = signature_bytes(&operation.key, operation.message.mechanism());
+        if let Some(answer) = Output::without_bytes(room, len) {
+            return Ok(answer);
+        }
+        require_authorised(operation.authorised)?;
+        let input = operation.message.whole(data)?;
+        operation.call(module, input.as_deref().unwrap_or(data))
+    })
+}
+
+/// `C_SignUpdate`.
+///
+/// # Errors
+/// `CKR_OPERATION_NOT_INITIALIZED`, also for a mechanism without parts; `CKR_DATA_LEN_RANGE`.
+pub fn sign_update(session: &Session, data: &[u8]) -> Result<()> {
+    go_on(&mut session.operations().sign, |operation| operation.message.update(data))
+}
+
+/// `C_SignFinal`.
+///
+/// # Errors
+/// `CKR_OPERATION_NOT_INITIALIZED`.
+pub fn sign_final(module: &Module, session: &Session, room: Room) -> Result<Output> {
+    finish(&mut session.operations().sign, |operation| {
+        operation.message.require_parts()?;
+        let len = signature_bytes(&operation.key, operation.message.mechanism());
+        if let Some(answer) = Output::without_bytes(room, len) {
+            return Ok(answer);
+        }
+        require_authorised(operation.authorised)?;
+        let input = operation.message.end()?;
+        operation.call(module, &input)
+    })
+}
+
+impl SignOperation {
+    fn call(&self, module: &Module, input: &[u8]) -> Result<Output> {
+        module.backend.sign(self.message.mechanism(), &self.key.blob, input).map(Output::Public)
+    }
+}
+
+impl Message {
+    /// Nothing of it is known yet but the mechanism.
+    pub fn new(mechanism: Mechanism) -> Self {
+        Self { scheme: Scheme::of(mechanism), stage: Stage::Ready }
+    }
+
+    /// The mechanism that signs or verifies what [`Message::end`] gives.
+    pub fn mechanism(&self) -> &Mechanism {
+        &self.scheme.mechanism
+    }
+
+    /// # Errors
+    /// `CKR_OPERATION_NOT_INITIALIZED` if the message came in parts: it must end in parts.
+    pub fn require_no_part(&self) -> Result<()> {
+        if matches!(self.stage, Stage::Ready) { Ok(()) } else { Err(not_initialized()) }
+    }
+
+    /// # Errors
+    /// `CKR_OPERATION_NOT_INITIALIZED` if the mechanism takes no parts.
+    pub fn require_parts(&self) -> Result<()> {
+        if matches!(self.scheme.hash, Hash::None) { Err(not_initialized()) } else { Ok(()) }
+    }
+
+    /// What to sign for this message in one part; `None`: the data themselves.
+    ///
+    /// # Errors
+    /// `CKR_DEVICE_ERROR`.
+    pub fn whole(&self, data: &[u8]) -> Result<Option<Vec<u8>>> {
+        match self.scheme.hash {
+            Hash::None | Hash::Inside => Ok(None),
+            Hash::Here(digest, prefix) => Ok(Some([prefix, &digest.digest(data)?].concat())),
+        }
+    }
+
+    /// Takes a part.
+    ///
+    /// # Errors
+    /// `CKR_OPERATION_NOT_INITIALIZED`, `CKR_DATA_LEN_RANGE`.
+    pub fn update(&mut self, data: &[u8]) -> Result<()> {
+        self.require_parts()?;
+        if let Stage::Ready = self.stage {
+            self.stage = self.scheme.first_stage()?;
+        }
+        match &mut self.stage {
+            Stage::Hashing(hasher) => hasher.update(data).map_err(crate::local::failed),
+            Stage::Gathering(gathered) => gather(gathered, data),
+            Stage::Ready => Err(not_initialized()),
+        }
+    }
+
+    /// The parts are complete: what to sign.
+    ///
+    /// # Errors
+    /// `CKR_DEVICE_ERROR`.
+    pub fn end(&mut self) -> Result<Zeroizing<Vec<u8>>> {
+        let stage = match std::mem::replace(&mut self.stage, Stage::Ready) {
+            Stage::Ready => self.scheme.first_stage()?,
+            stage => stage,
+        };
+        match (stage, &self.scheme.hash) {
+            (Stage::Hashing(mut hasher), Hash::Here(_, prefix)) => {
+                let digest = hasher.finish().map_err(crate::local::failed)?;
+                Ok(Zeroizing::new([*prefix, &*digest].concat()))
+            }
+            (Stage::Gathering(gathered), _) => Ok(gathered),
+            _ => Err(not_initialized()),
+        }
+    }
+}
+
+impl Scheme {
+    fn of(mechanism: Mechanism) -> Self {
+        use DigestKind::{Sha1, Sha224, Sha256, Sha384, Sha512};
+        let (raw, digest) = match mechanism.kind {
+            CKM_SHA1_RSA_PKCS => (CKM_RSA_PKCS, Sha1),
+            CKM_SHA224_RSA_PKCS => (CKM_RSA_PKCS, Sha224),
+            CKM_SHA256_RSA_PKCS => (CKM_RSA_PKCS, Sha256),
+            CKM_SHA384_RSA_PKCS => (CKM_RSA_PKCS, Sha384),
+            CKM_SHA512_RSA_PKCS => (CKM_RSA_PKCS, Sha512),
+            CKM_SHA1_RSA_PKCS_PSS => (CKM_RSA_PKCS_PSS, Sha1),
+            CKM_SHA224_RSA_PKCS_PSS => (CKM_RSA_PKCS_PSS, Sha224),
+            CKM_SHA256_RSA_PKCS_PSS => (CKM_RSA_PKCS_PSS, Sha256),
+            CKM_SHA384_RSA_PKCS_PSS => (CKM_RSA_PKCS_PSS, Sha384),
+            CKM_SHA512_RSA_PKCS_PSS => (CKM_RSA_PKCS_PSS, Sha512),
+            CKM_ECDSA_SHA1 => (CKM_ECDSA, Sha1),
+            CKM_ECDSA_SHA224 => (CKM_ECDSA, Sha224),
+            CKM_ECDSA_SHA256 => (CKM_ECDSA, Sha256),
+            CKM_ECDSA_SHA384 => (CKM_ECDSA, Sha384),
+            CKM_ECDSA_SHA512 => (CKM_ECDSA, Sha512),
+            kind => {
+                let hash = if hmac_bytes(kind).is_some() { Hash::Inside } else { Hash::None };
+                return Self { mechanism, hash };
+            }
+        };
+        let prefix = if raw == CKM_RSA_PKCS { digest.digest_info_prefix() } else { &[] };
+        let mechanism = Mechanism { kind: raw, parameter: mechanism.parameter };
+        Self { mechanism, hash: Hash::Here(digest, prefix) }
+    }
+
+    fn first_stage(&self) -> Result<Stage> {
+        match self.hash {
+            Hash::None => Err(not_initialized()),
+            Hash::Inside => Ok(Stage::Gathering(Zeroizing::default())),
+            Hash::Here(digest, _) => Ok(Stage::Hashing(digest.hasher()?)),
+        }
+    }
+}
+
+/// The length of a signature, from what is known of the key.
+pub fn signature_bytes(key: &Object, mechanism: &Mechanism) -> usize {
+    if let Some(len) = hmac_bytes(mechanism.kind) {
+        return len;
+    }
+    match key.key_type() {
+        Some(CKK_RSA) => key.attributes.get(CKA_MODULUS).map_or(0, <[u8]>::len),
+        // An unknown curve: the largest there is, which is only an upper bound.
+        _ => 2 * Curve::of(&key.attributes).map_or(66, |curve| curve.order_bytes),
+    }
+}
+
+fn hmac_bytes(kind: CK_MECHANISM_TYPE) -> Option<usize> {
+    let digest = match kind {
+        CKM_SHA_1_HMAC => DigestKind::Sha1,
+        CKM_SHA224_HMAC => DigestKind::Sha224,
+        CKM_SHA256_HMAC => DigestKind::Sha256,
+        CKM_SHA384_HMAC => DigestKind::Sha384,
+        CKM_SHA512_HMAC => DigestKind::Sha512,
+        _ => return None,
+    };
+    Some(digest.bytes())
+}
