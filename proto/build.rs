@@ -10,9 +10,6 @@ fn main() -> Result<(), Box<dyn Error>> {
     let descriptors = protox::compile(files, ["proto"])?;
     let descriptor_path = PathBuf::from(env::var("OUT_DIR")?).join("descriptors.bin");
     fs::write(descriptor_path, descriptors.encode_to_vec())?;
-    tonic_prost_build::configure()
-        .bytes(".grep11")
-        .bytes(".hsm.tokens.v1")
-        .compile_fds(descriptors)?;
+    tonic_prost_build::configure().bytes(".grep11").bytes(".hsm.tokens.v1").compile_fds(descriptors)?;
     Ok(())
 }

@@ -1,3 +1,6 @@
 //! What a region offers, on top of units and keystore.
 
+pub mod clock;
+pub mod kms;
+pub mod region;
 pub mod tokens;

@@ -123,7 +123,8 @@ impl Attributes {
         while !bytes.is_empty() {
             let (kind, rest) = bytes.split_first_chunk::<8>().ok_or_else(damaged)?;
             let (len, rest) = rest.split_first_chunk::<4>().ok_or_else(damaged)?;
-            let (value, rest) = rest.split_at_checked(u32::from_be_bytes(*len) as usize).ok_or_else(damaged)?;
+            let (value, rest) =
+                rest.split_at_checked(u32::from_be_bytes(*len) as usize).ok_or_else(damaged)?;
             let kind = u64::from_be_bytes(*kind);
             if entries.last().is_some_and(|(last, _)| *last >= kind) {
                 return Err(damaged());

@@ -125,9 +125,13 @@ impl KeyBlob {
             || bytes[WKID_OFFSET + WKID_BYTES..VERSION_OFFSET].iter().any(|b| *b != 0)
             || bytes[VERSION_OFFSET..SALT_OFFSET] != FORMAT_VERSION
         {
-            return Err(Error::new(vendor::CKR_IBM_BLOBKEY_CONFLICT, "not a key blob of a known format version"));
+            return Err(Error::new(
+                vendor::CKR_IBM_BLOBKEY_CONFLICT,
+                "not a key blob of a known format version",
+            ));
         }
-        let clear_len = bytes[HEADER_BYTES - 4..].first_chunk::<4>().map_or(0, |n| u32::from_be_bytes(*n) as usize);
+        let clear_len =
+            bytes[HEADER_BYTES - 4..].first_chunk::<4>().map_or(0, |n| u32::from_be_bytes(*n) as usize);
         let clear_end = HEADER_BYTES + clear_len;
         if clear_end + TAG_BYTES > bytes.len() {
             return Err(altered());

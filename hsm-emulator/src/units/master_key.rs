@@ -92,6 +92,12 @@ impl VerificationPattern {
     pub fn to_hex(&self) -> String {
         hex::encode(self.0)
     }
+
+    /// Is this the pattern that was written down as `digits`?
+    pub fn matches_hex(&self, digits: &str) -> bool {
+        let compared = 2 * COMPARED_BYTES;
+        digits.len() >= compared && digits.as_bytes()[..compared] == self.to_hex().as_bytes()[..compared]
+    }
 }
 
 impl PartialEq for VerificationPattern {
@@ -168,7 +174,9 @@ impl Registers {
                 self.new = NewRegister::FullCommitted(key);
                 Ok(self)
             }
-            NewRegister::FullUncommitted(_) => Err(refused("the pending master key has another verification pattern")),
+            NewRegister::FullUncommitted(_) => {
+                Err(refused("the pending master key has another verification pattern"))
+            }
             _ => Err(refused("no master key waits to be committed")),
         }
     }
@@ -213,8 +221,14 @@ mod tests {
             (MasterKey::new(a()), "c2ad0a997751e04066912fa490a9976d6135d221c0df197dfb8c8a7a"),
             (MasterKey::new(b()), "5c1b924542fecd099a9568826bce5018476b3c2a29944c9c7ff6e47f"),
             (MasterKey::new(c()), "491176b0f443c65a7c7d72df47d6cbc0d04e111fb5a619f60d3e7767"),
-            (MasterKey::from_parts(&[a(), b()]).expect("two parts"), "40910b8c96ef4c8fcc342a1c45a4135f7a9376fa4b34890991d4e27d"),
-            (MasterKey::from_parts(&[a(), b(), c()]).expect("three parts"), "d921d8da3bfc0e84b38d4b1edba6b463163168c4a0f1562b2d31d684"),
+            (
+                MasterKey::from_parts(&[a(), b()]).expect("two parts"),
+                "40910b8c96ef4c8fcc342a1c45a4135f7a9376fa4b34890991d4e27d",
+            ),
+            (
+                MasterKey::from_parts(&[a(), b(), c()]).expect("three parts"),
+                "d921d8da3bfc0e84b38d4b1edba6b463163168c4a0f1562b2d31d684",
+            ),
         ];
         for (key, pattern) in cases {
             assert_eq!(key.verification_pattern().to_hex(), format!("{pattern}00000000"));

@@ -4,12 +4,20 @@
 
 mod attributes;
 mod blob;
+mod crypto_unit;
 mod error;
+mod importer_key;
+mod key_cache;
 mod master_key;
 pub mod mechanism;
 pub mod random;
+mod root_key;
+mod sealed_state;
 
 pub use attributes::Attributes;
 pub use blob::KeyBlob;
+pub use crypto_unit::CryptoUnit;
 pub use error::{Error, Result, code_name, vendor};
+pub use importer_key::{ImporterKey, TransportedKey};
 pub use master_key::{MASTER_KEY_BYTES, MasterKey, VerificationPattern};
+pub use root_key::MAX_DATA_KEY_BYTES;

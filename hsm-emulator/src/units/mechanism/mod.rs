@@ -1,6 +1,11 @@
 //! Mechanisms: what a unit can do with a key. One module for each family.
 
-use cryptoki_sys::{CK_MECHANISM_TYPE, CK_RSA_PKCS_MGF_TYPE};
+pub mod ec;
+pub mod rsa;
+
+use cryptoki_sys::{CK_MECHANISM_TYPE, CK_RSA_PKCS_MGF_TYPE, CKR_FUNCTION_FAILED};
+
+use super::error::Error;
 
 /// A mechanism with its parameter, checked for shape but not yet against a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,4 +73,10 @@ impl Mechanism {
     pub fn plain(kind: CK_MECHANISM_TYPE) -> Self {
         Self { kind, parameter: Parameter::None }
     }
+}
+
+/// OpenSSL's refusal of something that was not foreseen: its reason names no secret.
+fn openssl_error(stack: openssl::error::ErrorStack) -> Error {
+    let reason = stack.errors().first().and_then(|e| e.reason()).unwrap_or("unknown reason");
+    Error::new(CKR_FUNCTION_FAILED, format!("the cryptographic library failed: {reason}"))
 }

@@ -1,0 +1,89 @@
+//! Everything durable outside the units: records, and the log of their changes.
+//!
+//! Bodies hold blobs that a unit sealed, and public metadata; never a secret.
+
+mod sqlite;
+
+pub use sqlite::SqliteKeystore;
+
+/// A record: a body under a kind and an id.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// Such as `root-key`.
+    pub kind: String,
+    /// Unique within its kind.
+    pub id: String,
+    /// 1 at first, one more at each change.
+    pub version: u64,
+    /// Opaque to the keystore.
+    pub body: Vec<u8>,
+}
+
+/// One write of a batch.
+#[derive(Clone, Debug)]
+pub struct Write {
+    /// Which record.
+    pub kind: String,
+    /// Which record.
+    pub id: String,
+    /// What must be true before; else nothing of the batch is written.
+    pub expect: Expect,
+    /// The new body; `None` deletes.
+    pub body: Option<Vec<u8>>,
+}
+
+/// The precondition of a write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expect {
+    /// The record must not exist.
+    Absent,
+    /// The record must exist, whatever its version.
+    Present,
+    /// The record must exist in this version.
+    Version(u64),
+}
+
+/// An entry of the change log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// Position in the log.
+    pub revision: u64,
+    /// Id of the record.
+    pub id: String,
+    /// The record as it is now; `None` if it is gone.
+    pub record: Option<Record>,
+}
+
+/// What can go wrong.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A precondition does not hold. Nothing was written; read again and decide anew.
+    #[error("{kind} {id} was changed by somebody else, or is not there")]
+    Conflict {
+        /// Which record.
+        kind: String,
+        /// Which record.
+        id: String,
+    },
+    /// The database was written by a newer version of this program.
+    #[error("the keystore has schema version {found}, this program knows {known}: use the newer program")]
+    Schema {
+        /// In the database.
+        found: i64,
+        /// Ours.
+        known: i64,
+    },
+    /// The database refuses: disk full, damaged, locked too long. The text is the database's, so that
+    /// all writers of a failed group learn it.
+    #[error("the keystore cannot be used: {0}")]
+    Database(String),
+}
+
+impl From<rusqlite::Error> for Error {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Database(error.to_string())
+    }
+}
+
+/// The result of keystore calls.
+pub type Result<T, E = Error> = std::result::Result<T, E>;

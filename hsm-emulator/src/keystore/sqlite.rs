@@ -1,0 +1,318 @@
+//! The embedded keystore: SQLite in WAL mode, every commit synced to disk before it is acknowledged.
+//!
+//! Several processes may open one database. Within a process, commits that wait at the same time share one
+//! transaction, so one fsync serves them all: whoever gets the connection first writes for everybody.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, TransactionBehavior, params};
+
+use super::{Change, Error, Expect, Record, Result, Write};
+
+/// A keystore in one file.
+pub struct SqliteKeystore {
+    waiting: Mutex<Vec<Arc<Commit>>>,
+    writer: Mutex<Connection>,
+    reader: Mutex<Connection>,
+}
+
+/// A batch on its way to the disk.
+struct Commit {
+    writes: Vec<Write>,
+    outcome: Mutex<Option<Result<u64>>>,
+}
+
+impl SqliteKeystore {
+    /// Opens the database, making it if need be.
+    ///
+    /// # Errors
+    /// [`Error::Schema`] if it is newer than this program, [`Error::Database`] if SQLite cannot open it.
+    pub fn open(path: &Path) -> Result<Self> {
+        let writer = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)?;
+        migrate(&writer)?;
+        let reader = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+        Ok(Self { waiting: Mutex::default(), writer: Mutex::new(writer), reader: Mutex::new(reader) })
+    }
+
+    /// A record.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub fn get(&self, kind: &str, id: &str) -> Result<Option<Record>> {
+        let reader = lock(&self.reader);
+        let mut statement = reader
+            .prepare_cached("SELECT kind, id, version, body FROM records WHERE kind = ?1 AND id = ?2")?;
+        Ok(statement.query_row(params![kind, id], record).optional()?)
+    }
+
+    /// All records of a kind, ordered by id.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub fn scan(&self, kind: &str) -> Result<Vec<Record>> {
+        let reader = lock(&self.reader);
+        let mut statement = reader
+            .prepare_cached("SELECT kind, id, version, body FROM records WHERE kind = ?1 ORDER BY id")?;
+        let records = statement.query_map(params![kind], record)?.collect::<rusqlite::Result<_>>()?;
+        Ok(records)
+    }
+
+    /// Writes all or nothing, durably. The revision of the last change.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] if a precondition does not hold, [`Error::Database`].
+    pub fn commit(&self, writes: Vec<Write>) -> Result<u64> {
+        let commit = Arc::new(Commit { writes, outcome: Mutex::default() });
+        lock(&self.waiting).push(commit.clone());
+        let mut connection = lock(&self.writer);
+        if lock(&commit.outcome).is_none() {
+            // Nobody wrote it while this thread waited for the connection: write it, and all that wait with it.
+            let group = std::mem::take(&mut *lock(&self.waiting));
+            write_group(&mut connection, &group);
+        }
+        drop(connection);
+        let outcome = lock(&commit.outcome).take();
+        outcome.unwrap_or_else(|| Err(Error::Database("a commit was interrupted".into())))
+    }
+
+    /// Moves the write-ahead log into the database and empties it, so that no deleted body stays in it.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub fn erase_log(&self) -> Result<()> {
+        let writer = lock(&self.writer);
+        writer.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
+        Ok(())
+    }
+
+    /// Changes to records of a kind after a revision, one for each record, and the revision reached.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub fn changes(&self, kind: &str, since: u64) -> Result<(Vec<Change>, u64)> {
+        let mut reader = lock(&self.reader);
+        // One transaction: what is read and the revision belong together.
+        let transaction = reader.transaction()?;
+        let head: u64 = transaction
+            .prepare_cached("SELECT COALESCE(MAX(revision), 0) FROM changes")?
+            .query_row([], |row| row.get::<_, i64>(0))? as u64;
+        if head == since {
+            return Ok((Vec::new(), head));
+        }
+        let changes = transaction
+            .prepare_cached(
+                "SELECT MAX(c.revision), c.id, r.version, r.body FROM changes c
+                 LEFT JOIN records r ON r.kind = c.kind AND r.id = c.id
+                 WHERE c.kind = ?1 AND c.revision > ?2 GROUP BY c.id ORDER BY 1",
+            )?
+            .query_map(params![kind, since as i64], |row| {
+                let id: String = row.get(1)?;
+                let record = match row.get::<_, Option<i64>>(2)? {
+                    Some(version) => Some(Record {
+                        kind: kind.to_owned(),
+                        id: id.clone(),
+                        version: version as u64,
+                        body: row.get(3)?,
+                    }),
+                    None => None,
+                };
+                Ok(Change { revision: row.get::<_, i64>(0)? as u64, id, record })
+            })?
+            .collect::<rusqlite::Result<_>>()?;
+        Ok((changes, head))
+    }
+}
+
+fn connect(path: &Path, flags: OpenFlags) -> Result<Connection> {
+    let connection = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    // What is deleted is overwritten, in the database and, once checkpointed, in the log.
+    connection.pragma_update(None, "secure_delete", "ON")?;
+    connection.set_prepared_statement_cache_capacity(32);
+    Ok(connection)
+}
+
+fn migrate(connection: &Connection) -> Result<()> {
+    let found: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    if found > SCHEMA_VERSION {
+        return Err(Error::Schema { found, known: SCHEMA_VERSION });
+    }
+    if found < SCHEMA_VERSION {
+        connection.execute_batch(SCHEMA)?;
+    }
+    Ok(())
+}
+
+/// One transaction for the group, one savepoint for each commit: a conflict undoes only its own.
+fn write_group(connection: &mut Connection, group: &[Arc<Commit>]) {
+    let outcomes = try_write_group(connection, group);
+    for (i, commit) in group.iter().enumerate() {
+        let outcome = match &outcomes {
+            Ok(outcomes) => match &outcomes[i] {
+                Ok(revision) => Ok(*revision),
+                Err((kind, id)) => Err(Error::Conflict { kind: kind.clone(), id: id.clone() }),
+            },
+            Err(error) => Err(Error::Database(error.to_string())),
+        };
+        *lock(&commit.outcome) = Some(outcome);
+    }
+}
+
+type Outcome = std::result::Result<u64, (String, String)>;
+
+fn try_write_group(connection: &mut Connection, group: &[Arc<Commit>]) -> rusqlite::Result<Vec<Outcome>> {
+    let mut transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let mut outcomes = Vec::with_capacity(group.len());
+    for commit in group {
+        let savepoint = transaction.savepoint()?;
+        let mut outcome = Ok(0);
+        for write in &commit.writes {
+            outcome = apply(&savepoint, write)?;
+            if outcome.is_err() {
+                break;
+            }
+        }
+        if outcome.is_ok() {
+            savepoint.commit()?;
+        } else {
+            savepoint.finish()?;
+        }
+        outcomes.push(outcome);
+    }
+    transaction.commit()?;
+    Ok(outcomes)
+}
+
+fn apply(connection: &Connection, write: &Write) -> rusqlite::Result<Outcome> {
+    let current: Option<i64> = connection
+        .prepare_cached("SELECT version FROM records WHERE kind = ?1 AND id = ?2")?
+        .query_row(params![write.kind, write.id], |row| row.get(0))
+        .optional()?;
+    let holds = match (write.expect, current) {
+        (Expect::Absent, None) | (Expect::Present, Some(_)) => true,
+        (Expect::Version(expected), Some(version)) => expected == version as u64,
+        _ => false,
+    };
+    if !holds {
+        return Ok(Err((write.kind.clone(), write.id.clone())));
+    }
+    match &write.body {
+        Some(body) => connection
+            .prepare_cached(
+                "INSERT OR REPLACE INTO records (kind, id, version, body) VALUES (?1, ?2, ?3, ?4)",
+            )?
+            .execute(params![write.kind, write.id, current.unwrap_or(0) + 1, body])?,
+        None => connection
+            .prepare_cached("DELETE FROM records WHERE kind = ?1 AND id = ?2")?
+            .execute(params![write.kind, write.id])?,
+    };
+    connection
+        .prepare_cached("INSERT INTO changes (kind, id) VALUES (?1, ?2)")?
+        .execute(params![write.kind, write.id])?;
+    Ok(Ok(connection.last_insert_rowid() as u64))
+}
+
+fn record(row: &Row<'_>) -> rusqlite::Result<Record> {
+    Ok(Record {
+        kind: row.get(0)?,
+        id: row.get(1)?,
+        version: row.get::<_, i64>(2)? as u64,
+        body: row.get(3)?,
+    })
+}
+
+/// A panic while holding a lock leaves an open transaction, which SQLite rolls back: the data is sound.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+const SCHEMA_VERSION: i64 = 1;
+const SCHEMA: &str = "
+    BEGIN IMMEDIATE;
+    CREATE TABLE IF NOT EXISTS records (
+        kind TEXT NOT NULL,
+        id TEXT NOT NULL,
+        version INTEGER NOT NULL,
+        body BLOB NOT NULL,
+        PRIMARY KEY (kind, id)
+    ) WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS changes (
+        revision INTEGER PRIMARY KEY AUTOINCREMENT,
+        kind TEXT NOT NULL,
+        id TEXT NOT NULL
+    );
+    CREATE INDEX IF NOT EXISTS changes_by_kind ON changes (kind, revision);
+    PRAGMA user_version = 1;
+    COMMIT;";
+const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write(id: &str, expect: Expect, body: Option<&[u8]>) -> Write {
+        Write { kind: "k".into(), id: id.into(), expect, body: body.map(Into::into) }
+    }
+
+    #[test]
+    fn a_batch_is_written_whole_or_not_at_all() {
+        let dir = tempfile::tempdir().expect("dir");
+        let keystore = SqliteKeystore::open(&dir.path().join("k")).expect("open");
+        keystore.commit(vec![write("a", Expect::Absent, Some(b"1"))]).expect("first");
+        let batch = vec![write("b", Expect::Absent, Some(b"2")), write("a", Expect::Version(7), Some(b"3"))];
+        assert!(matches!(keystore.commit(batch), Err(Error::Conflict { .. })));
+        assert!(keystore.get("k", "b").expect("read").is_none());
+        assert_eq!(keystore.get("k", "a").expect("read").map(|r| r.body), Some(b"1".to_vec()));
+    }
+
+    #[test]
+    fn the_change_log_tells_each_record_once() {
+        let dir = tempfile::tempdir().expect("dir");
+        let path = dir.path().join("k");
+        let keystore = SqliteKeystore::open(&path).expect("open");
+        keystore.commit(vec![write("a", Expect::Absent, Some(b"1"))]).expect("1");
+        let (_, seen) = keystore.changes("k", 0).expect("all");
+        keystore.commit(vec![write("a", Expect::Version(1), Some(b"2"))]).expect("2");
+        keystore.commit(vec![write("b", Expect::Absent, Some(b"1"))]).expect("3");
+        keystore.commit(vec![write("b", Expect::Present, None)]).expect("4");
+        // A second process sees the same.
+        let other = SqliteKeystore::open(&path).expect("open again");
+        let (changes, head) = other.changes("k", seen).expect("changes");
+        assert_eq!(head, 4);
+        assert_eq!(changes.len(), 2);
+        assert_eq!(changes[0].record.as_ref().map(|r| (r.version, r.body.clone())), Some((2, b"2".to_vec())));
+        assert_eq!((changes[1].id.as_str(), &changes[1].record), ("b", &None));
+        assert!(other.changes("k", head).expect("none").0.is_empty());
+    }
+
+    #[test]
+    fn concurrent_commits_are_all_there_and_none_is_lost() {
+        let dir = tempfile::tempdir().expect("dir");
+        let keystore = SqliteKeystore::open(&dir.path().join("k")).expect("open");
+        std::thread::scope(|scope| {
+            for thread in 0..8 {
+                let keystore = &keystore;
+                scope.spawn(move || {
+                    for i in 0..50 {
+                        let id = format!("{thread}-{i}");
+                        keystore.commit(vec![write(&id, Expect::Absent, Some(b"x"))]).expect("commit");
+                    }
+                });
+            }
+        });
+        assert_eq!(keystore.scan("k").expect("scan").len(), 400);
+    }
+
+    #[test]
+    fn a_newer_schema_is_refused() {
+        let dir = tempfile::tempdir().expect("dir");
+        let path = dir.path().join("k");
+        drop(SqliteKeystore::open(&path).expect("open"));
+        Connection::open(&path).expect("open").pragma_update(None, "user_version", 9).expect("set");
+        assert!(matches!(SqliteKeystore::open(&path), Err(Error::Schema { found: 9, known: 1 })));
+    }
+}

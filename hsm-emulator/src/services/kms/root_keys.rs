@@ -1,0 +1,495 @@
+//! Root keys: create, wrap, unwrap, rotate, disable, enable, delete. The state is checked at every use.
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use super::lifecycle::{Action, State};
+use crate::keystore::{self, Expect, Record, Write};
+use crate::services::clock::{Clock, rfc3339};
+use crate::services::region::Region;
+use crate::units::{Error as UnitError, KeyBlob, random};
+
+/// The root keys of an instance.
+pub struct RootKeys {
+    region: Arc<Region>,
+    clock: Arc<dyn Clock>,
+    /// What the keystore holds, parsed: a use of a key reads no disk.
+    keys: RwLock<HashMap<String, Arc<RootKey>>>,
+}
+
+/// A root key as the keystore has it, and as anybody with access may see it.
+#[derive(Clone, Debug)]
+pub struct RootKey {
+    /// UUID.
+    pub id: String,
+    /// What people call it.
+    pub metadata: Metadata,
+    /// Newest first, each with its sealed material. Empty once destroyed.
+    pub versions: Vec<Version>,
+    record_version: u64,
+}
+
+/// The stored form of a root key, sealed material aside.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Metadata {
+    /// 2 to 90 characters.
+    pub name: String,
+    /// Where in its life it is.
+    pub state: State,
+    /// Did a caller supply the material?
+    pub imported: bool,
+    /// 128, 192 or 256.
+    pub bits: u32,
+    /// RFC 3339.
+    pub created: String,
+    /// RFC 3339.
+    pub updated: String,
+    /// RFC 3339.
+    pub rotated: Option<String>,
+    /// RFC 3339.
+    pub deleted: Option<String>,
+}
+
+/// One version of a root key.
+#[derive(Clone, Debug)]
+pub struct Version {
+    /// UUID.
+    pub id: String,
+    /// RFC 3339.
+    pub created: String,
+    blob: KeyBlob,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredKey {
+    #[serde(flatten)]
+    metadata: Metadata,
+    versions: Vec<StoredVersion>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredVersion {
+    id: String,
+    created: String,
+    /// Base64 of the key blob.
+    blob: String,
+}
+
+/// The outside of a ciphertext: base64 of this as JSON.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Ciphertext {
+    version: String,
+    instance: String,
+    /// Id of the root key.
+    handle: String,
+    key_version: String,
+    ciphertext: String,
+}
+
+/// A wrapped data key.
+#[derive(Debug)]
+pub struct Wrapped {
+    /// Opaque text.
+    pub ciphertext: String,
+    /// Only if the data key was generated.
+    pub generated: Option<Zeroizing<Vec<u8>>>,
+    /// Version that wrapped it.
+    pub key_version: String,
+}
+
+/// An unwrapped data key.
+pub struct Unwrapped {
+    /// The data key.
+    pub plaintext: Zeroizing<Vec<u8>>,
+    /// Version that had wrapped it.
+    pub key_version: String,
+    /// The same under the newest version, if that is another.
+    pub rewrapped: Option<Wrapped>,
+}
+
+/// Why a call is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No such key.
+    #[error("key {0} does not exist in this instance")]
+    NotFound(String),
+    /// The state forbids it.
+    #[error("key {key} is {state:?}: {action:?} is not allowed")]
+    State {
+        /// Id.
+        key: String,
+        /// As it is.
+        state: State,
+        /// What was asked.
+        action: Action,
+    },
+    /// A field is out of range.
+    #[error("{field}: {problem}")]
+    Field {
+        /// Its name in the API.
+        field: &'static str,
+        /// What it must be.
+        problem: &'static str,
+    },
+    /// Rotating an imported key needs new material.
+    #[error("key {0} was imported: rotating it needs new material")]
+    MaterialRequired(String),
+    /// Another key, another AAD, or altered.
+    #[error("the ciphertext does not unwrap with key {0}: wrong key, wrong AAD, or altered")]
+    Ciphertext(String),
+    /// Somebody changed the key at the same time.
+    #[error("key {0} was changed at the same time: try again")]
+    Busy(String),
+    /// The stored record is damaged.
+    #[error("the stored record of key {0} is damaged: restore the keystore from a backup")]
+    Damaged(String),
+    /// A unit refuses.
+    #[error(transparent)]
+    Unit(#[from] UnitError),
+    /// The keystore refuses.
+    #[error(transparent)]
+    Keystore(#[from] keystore::Error),
+}
+
+/// The result of calls.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl RootKeys {
+    /// The root keys in a region's keystore.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`], naming the key, if a record cannot be read.
+    pub fn open(region: Arc<Region>, clock: Arc<dyn Clock>) -> Result<Self> {
+        let mut keys = HashMap::new();
+        for record in region.keystore().scan(KIND)? {
+            let key = RootKey::from_record(&record)?;
+            keys.insert(key.id.clone(), Arc::new(key));
+        }
+        Ok(Self { region, clock, keys: RwLock::new(keys) })
+    }
+
+    /// A new root key: generated, or imported if there is material.
+    ///
+    /// # Errors
+    /// [`Error::Field`], [`Error::Unit`], [`Error::Keystore`].
+    pub fn create(&self, name: &str, material: Option<&[u8]>) -> Result<Arc<RootKey>> {
+        if !(2..=90).contains(&name.chars().count()) || name.chars().any(char::is_control) {
+            return Err(Error::Field { field: "name", problem: "must have 2 to 90 printable characters" });
+        }
+        let id = uuid::Uuid::new_v4().to_string();
+        let now = self.now();
+        let version = self.new_version(&id, material, &now)?;
+        let key = RootKey {
+            metadata: Metadata {
+                name: name.to_owned(),
+                state: State::Active,
+                imported: material.is_some(),
+                bits: bits(material),
+                created: now.clone(),
+                updated: now,
+                rotated: None,
+                deleted: None,
+            },
+            id,
+            versions: vec![version],
+            record_version: 0,
+        };
+        self.store(key)
+    }
+
+    /// A root key, by id or CRN.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`].
+    pub fn get(&self, key: &str) -> Result<Arc<RootKey>> {
+        let id = self.id(key).ok_or_else(|| Error::NotFound(printable(key)))?;
+        let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
+        keys.get(id).cloned().ok_or_else(|| Error::NotFound(printable(key)))
+    }
+
+    /// All root keys, ordered by id.
+    pub fn list(&self, include_destroyed: bool) -> Vec<Arc<RootKey>> {
+        let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
+        let mut list: Vec<_> = keys
+            .values()
+            .filter(|key| include_destroyed || key.metadata.state != State::Destroyed)
+            .cloned()
+            .collect();
+        list.sort_by(|a, b| a.id.cmp(&b.id));
+        list
+    }
+
+    /// Wraps a data key under the newest version; without one, a random 32-byte data key.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::State`], [`Error::Field`], [`Error::Unit`].
+    pub fn wrap(&self, key: &str, plaintext: Option<&[u8]>, aad: &[String]) -> Result<Wrapped> {
+        check_aad(aad)?;
+        let key = self.get(key)?;
+        key.after(Action::Wrap)?;
+        match plaintext {
+            Some(plaintext) => self.wrap_newest(&key, plaintext, aad),
+            None => {
+                let data_key = Zeroizing::new(random::array::<32>()?.to_vec());
+                let wrapped = self.wrap_newest(&key, &data_key, aad)?;
+                Ok(Wrapped { generated: Some(data_key), ..wrapped })
+            }
+        }
+    }
+
+    /// Unwraps a data key under any version; what an older version wrapped comes back rewrapped too.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::State`], [`Error::Ciphertext`], [`Error::Unit`].
+    pub fn unwrap(&self, key: &str, ciphertext: &str, aad: &[String]) -> Result<Unwrapped> {
+        check_aad(aad)?;
+        let key = self.get(key)?;
+        key.after(Action::Unwrap)?;
+        let refused = || Error::Ciphertext(key.id.clone());
+        let envelope: Ciphertext = BASE64
+            .decode(ciphertext)
+            .ok()
+            .and_then(|json| serde_json::from_slice(&json).ok())
+            .filter(|envelope: &Ciphertext| {
+                envelope.version == CIPHERTEXT_VERSION
+                    && envelope.instance == self.region.identity().instance
+                    && envelope.handle == key.id
+            })
+            .ok_or_else(refused)?;
+        let wrapped = BASE64.decode(&envelope.ciphertext).map_err(|_| refused())?;
+        let version = key.versions.iter().find(|v| v.id == envelope.key_version).ok_or_else(refused)?;
+        let plaintext = self
+            .region
+            .unit()?
+            .unwrap_data_key(&version.blob, &version.binding(&key.id), aad, &wrapped)
+            .map_err(|error| match error.code {
+                cryptoki_sys::CKR_ENCRYPTED_DATA_INVALID => refused(),
+                _ => error.into(),
+            })?;
+        // A deactivated key unwraps but no longer wraps.
+        let is_newest = key.versions.first().is_some_and(|newest| newest.id == version.id);
+        let rewrapped = (!is_newest && key.after(Action::Wrap).is_ok())
+            .then(|| self.wrap_newest(&key, &plaintext, aad))
+            .transpose()?;
+        Ok(Unwrapped { plaintext, key_version: version.id.clone(), rewrapped })
+    }
+
+    /// Adds a version.
+    ///
+    /// # Errors
+    /// [`Error::State`], [`Error::MaterialRequired`], [`Error::Field`] for material on a generated key.
+    pub fn rotate(&self, key: &str, material: Option<&[u8]>) -> Result<Arc<RootKey>> {
+        let key = self.get(key)?;
+        key.after(Action::Rotate)?;
+        match (key.metadata.imported, material) {
+            (true, None) => return Err(Error::MaterialRequired(key.id.clone())),
+            (false, Some(_)) => {
+                return Err(Error::Field {
+                    field: "material",
+                    problem: "only an imported key takes new material",
+                });
+            }
+            _ => {}
+        }
+        let now = self.now();
+        let mut key = RootKey::clone(&key);
+        key.versions.insert(0, self.new_version(&key.id, material, &now)?);
+        key.metadata.bits = bits(material);
+        key.metadata.rotated = Some(now.clone());
+        key.metadata.updated = now;
+        self.store(key)
+    }
+
+    /// Active to Suspended.
+    ///
+    /// # Errors
+    /// [`Error::State`].
+    pub fn disable(&self, key: &str) -> Result<Arc<RootKey>> {
+        self.transition(key, Action::Disable)
+    }
+
+    /// Suspended to Active.
+    ///
+    /// # Errors
+    /// [`Error::State`].
+    pub fn enable(&self, key: &str) -> Result<Arc<RootKey>> {
+        self.transition(key, Action::Enable)
+    }
+
+    /// Destroys a key: its blobs leave the keystore with this commit.
+    ///
+    /// # Errors
+    /// [`Error::State`] if it is destroyed already.
+    pub fn delete(&self, key: &str) -> Result<Arc<RootKey>> {
+        self.transition(key, Action::Delete)
+    }
+
+    fn transition(&self, key: &str, action: Action) -> Result<Arc<RootKey>> {
+        let mut key = RootKey::clone(&*self.get(key)?);
+        key.metadata.state = key.after(action)?;
+        key.metadata.updated = self.now();
+        let mut erased = Vec::new();
+        if key.metadata.state == State::Destroyed {
+            key.metadata.deleted = Some(key.metadata.updated.clone());
+            erased = std::mem::take(&mut key.versions);
+        }
+        let key = self.store(key)?;
+        for version in &erased {
+            self.region.units().iter().for_each(|unit| unit.forget(&version.blob));
+        }
+        if !erased.is_empty() {
+            self.region.keystore().erase_log()?;
+        }
+        Ok(key)
+    }
+
+    fn new_version(&self, key: &str, material: Option<&[u8]>, now: &str) -> Result<Version> {
+        if material.is_some_and(|m| !matches!(m.len(), 16 | 24 | 32)) {
+            return Err(Error::Field { field: "material", problem: "must have 16, 24 or 32 bytes" });
+        }
+        let id = uuid::Uuid::new_v4().to_string();
+        let blob = self.region.unit()?.create_root_key(&binding(key, &id), material)?;
+        Ok(Version { id, created: now.to_owned(), blob })
+    }
+
+    fn wrap_newest(&self, key: &RootKey, data_key: &[u8], aad: &[String]) -> Result<Wrapped> {
+        let version = key.versions.first().ok_or_else(|| Error::Damaged(key.id.clone()))?;
+        let wrapped = self
+            .region
+            .unit()?
+            .wrap_data_key(&version.blob, &version.binding(&key.id), aad, data_key)
+            .map_err(|error| match error.code {
+                cryptoki_sys::CKR_DATA_LEN_RANGE => {
+                    Error::Field { field: "plaintext", problem: "must have 1 to 4096 bytes" }
+                }
+                _ => error.into(),
+            })?;
+        let envelope = Ciphertext {
+            version: CIPHERTEXT_VERSION.into(),
+            instance: self.region.identity().instance.clone(),
+            handle: key.id.clone(),
+            key_version: version.id.clone(),
+            ciphertext: BASE64.encode(wrapped),
+        };
+        let json = serde_json::to_vec(&envelope).map_err(|_| Error::Damaged(key.id.clone()))?;
+        Ok(Wrapped { ciphertext: BASE64.encode(json), generated: None, key_version: version.id.clone() })
+    }
+
+    /// Keystore first: a change is seen only when it is durable. Of two at the same time one is refused.
+    fn store(&self, mut key: RootKey) -> Result<Arc<RootKey>> {
+        let expect = match key.record_version {
+            0 => Expect::Absent,
+            version => Expect::Version(version),
+        };
+        let write = Write { kind: KIND.into(), id: key.id.clone(), expect, body: Some(key.to_body()?) };
+        self.region.keystore().commit(vec![write]).map_err(|error| match error {
+            keystore::Error::Conflict { .. } => Error::Busy(key.id.clone()),
+            other => other.into(),
+        })?;
+        key.record_version += 1;
+        let key = Arc::new(key);
+        let mut keys = self.keys.write().unwrap_or_else(PoisonError::into_inner);
+        // Two changes may come here in another order than they were committed in.
+        let newest = keys.entry(key.id.clone()).or_insert_with(|| key.clone());
+        if newest.record_version < key.record_version {
+            *newest = key.clone();
+        }
+        Ok(key)
+    }
+
+    fn id<'a>(&self, key: &'a str) -> Option<&'a str> {
+        if !key.starts_with("crn:") {
+            return Some(key);
+        }
+        let id = key.rsplit(':').next()?;
+        (self.region.identity().key_crn(id) == key).then_some(id)
+    }
+
+    fn now(&self) -> String {
+        rfc3339(self.clock.now())
+    }
+}
+
+impl RootKey {
+    fn after(&self, action: Action) -> Result<State> {
+        self.metadata.state.after(action).ok_or(Error::State {
+            key: self.id.clone(),
+            state: self.metadata.state,
+            action,
+        })
+    }
+
+    fn from_record(record: &Record) -> Result<Self> {
+        let damaged = || Error::Damaged(record.id.clone());
+        let stored: StoredKey = serde_json::from_slice(&record.body).map_err(|_| damaged())?;
+        let versions = stored
+            .versions
+            .into_iter()
+            .map(|version| {
+                let blob = BASE64.decode(version.blob).map_err(|_| damaged())?;
+                let blob = KeyBlob::parse(&blob).map_err(|_| damaged())?;
+                Ok(Version { id: version.id, created: version.created, blob })
+            })
+            .collect::<Result<_>>()?;
+        Ok(Self {
+            id: record.id.clone(),
+            metadata: stored.metadata,
+            versions,
+            record_version: record.version,
+        })
+    }
+
+    fn to_body(&self) -> Result<Vec<u8>> {
+        let versions = self
+            .versions
+            .iter()
+            .map(|version| StoredVersion {
+                id: version.id.clone(),
+                created: version.created.clone(),
+                blob: BASE64.encode(version.blob.as_bytes()),
+            })
+            .collect();
+        let stored = StoredKey { metadata: self.metadata.clone(), versions };
+        serde_json::to_vec(&stored).map_err(|_| Error::Damaged(self.id.clone()))
+    }
+}
+
+impl Version {
+    fn binding(&self, key: &str) -> Vec<u8> {
+        binding(key, &self.id)
+    }
+}
+
+/// Sealed with the material, so that a blob moved to another key or version is refused.
+fn binding(key: &str, version: &str) -> Vec<u8> {
+    format!("{key}/{version}").into_bytes()
+}
+
+fn bits(material: Option<&[u8]>) -> u32 {
+    material.map_or(256, |material| material.len() as u32 * 8)
+}
+
+/// Key Protect's limits: 126 strings of at most 255 bytes.
+fn check_aad(aad: &[String]) -> Result<()> {
+    if aad.len() > 126 || aad.iter().any(|item| item.len() > 255) {
+        return Err(Error::Field {
+            field: "aad",
+            problem: "must be at most 126 strings of at most 255 bytes",
+        });
+    }
+    Ok(())
+}
+
+/// A caller's text, fit for an error message.
+fn printable(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(200).collect()
+}
+
+const KIND: &str = "root-key";
+const CIPHERTEXT_VERSION: &str = "1";

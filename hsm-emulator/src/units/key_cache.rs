@@ -1,0 +1,85 @@
+//! Objects that a unit has open: parsed keys, ready for use, in bounded memory.
+
+use std::sync::Arc;
+
+use cryptoki_sys::{
+    CKA_CLASS, CKA_KEY_TYPE, CKA_VALUE, CKK_EC, CKK_RSA, CKO_PRIVATE_KEY, CKO_PUBLIC_KEY, CKO_SECRET_KEY,
+};
+use openssl::pkey::{PKey, Private, Public};
+use zeroize::Zeroizing;
+
+use super::attributes::Attributes;
+use super::blob::KeyBlob;
+use super::error::Result;
+use super::mechanism::{ec, rsa};
+
+/// An object out of its blob.
+pub(super) struct OpenObject {
+    /// The attributes that the blob shows in clear, authenticated now.
+    pub attributes: Attributes,
+    /// The sealed ones.
+    pub secrets: Attributes,
+    /// The key, parsed.
+    pub key: Key,
+}
+
+/// A parsed key. OpenSSL wipes its own on free.
+pub(super) enum Key {
+    /// AES and generic secrets.
+    Secret(Zeroizing<Vec<u8>>),
+    /// RSA and EC.
+    Private(PKey<Private>),
+    /// RSA and EC.
+    Public(PKey<Public>),
+    /// Data, certificates.
+    None,
+}
+
+impl OpenObject {
+    pub fn new(attributes: Attributes, secrets: Attributes) -> Result<Self> {
+        let key = match (attributes.ulong(CKA_CLASS), attributes.ulong(CKA_KEY_TYPE)) {
+            (Some(CKO_SECRET_KEY), _) => {
+                Key::Secret(Zeroizing::new(secrets.get(CKA_VALUE).unwrap_or_default().to_vec()))
+            }
+            (Some(CKO_PRIVATE_KEY), Some(CKK_RSA)) => Key::Private(rsa::private_key(&attributes, &secrets)?),
+            (Some(CKO_PRIVATE_KEY), Some(CKK_EC)) => Key::Private(ec::private_key(&attributes, &secrets)?),
+            (Some(CKO_PUBLIC_KEY), Some(CKK_RSA)) => Key::Public(rsa::public_key(&attributes)?),
+            (Some(CKO_PUBLIC_KEY), Some(CKK_EC)) => Key::Public(ec::public_key(&attributes)?),
+            _ => Key::None,
+        };
+        Ok(Self { attributes, secrets, key })
+    }
+}
+
+/// The open objects of a unit, by their blobs.
+pub(super) struct KeyCache(moka::sync::Cache<[u8; 16], Arc<(KeyBlob, Arc<OpenObject>)>>);
+
+impl KeyCache {
+    pub fn new() -> Self {
+        Self(moka::sync::Cache::new(CAPACITY))
+    }
+
+    /// Looks the whole blob up: the tag finds it, the bytes decide, so an altered blob is never taken for it.
+    pub fn get(&self, blob: &KeyBlob) -> Option<Arc<OpenObject>> {
+        let entry = self.0.get(&blob.tag())?;
+        (entry.0 == *blob).then(|| entry.1.clone())
+    }
+
+    pub fn insert(&self, blob: KeyBlob, object: Arc<OpenObject>) {
+        self.0.insert(blob.tag(), Arc::new((blob, object)));
+    }
+
+    pub fn remove(&self, blob: &KeyBlob) {
+        self.0.invalidate(&blob.tag());
+        self.0.run_pending_tasks();
+    }
+
+    /// Forgets everything now; each key is wiped when its last user lets go of it.
+    pub fn wipe(&self) {
+        self.0.invalidate_all();
+        self.0.run_pending_tasks();
+    }
+}
+
+/// Keys held open by a unit. An RSA-4096 key takes about 10 KiB.
+const CAPACITY: u64 = 4096;
