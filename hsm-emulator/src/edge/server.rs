@@ -10,6 +10,7 @@ use std::time::Duration;
 use axum::Json;
 use axum::routing::get;
 use hsm_proto::kms::kms_server::KmsServer;
+use hsm_proto::tokens::tokens_server::TokensServer;
 use rustix::fs::{FlockOperation, flock};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
@@ -21,10 +22,12 @@ use tonic::transport::Server;
 
 use super::access::BearerToken;
 use super::grpc::kms::KmsService;
+use super::grpc::tokens::TokensService;
 use crate::durable_file;
 use crate::services::clock::SystemClock;
 use crate::services::kms::root_keys::RootKeys;
 use crate::services::region::{Layout, Region};
+use crate::services::tokens::Tokens;
 
 /// What to serve, and where.
 #[derive(Clone, Debug)]
@@ -62,14 +65,20 @@ pub async fn serve(options: Options, stop: impl Future<Output = ()> + Send + 'st
 
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<KmsServer<KmsService>>().await;
+    health.set_serving::<TokensServer<TokensService>>().await;
     let kms = KmsServer::new(KmsService::new(region.clone(), keys));
+    let tokens =
+        TokensServer::new(TokensService::new(region.clone(), Arc::new(Tokens::new(region.clone())?)))
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES);
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(hsm_proto::FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()?;
     let grpc = Routes::new(health_service)
         .add_service(reflection)
-        .add_service(InterceptedService::new(kms, token))
+        .add_service(InterceptedService::new(kms, token.clone()))
+        .add_service(InterceptedService::new(tokens, token))
         .prepare();
     let app =
         grpc.into_axum_router().route("/health", get(async || Json(serde_json::json!({ "status": "ok" }))));
@@ -154,5 +163,7 @@ fn bind_socket(path: &Path) -> Result<UnixListener, Error> {
 pub const API_KEY: &str = "api-key";
 /// File with the address that the server bound, in the state directory; there while it serves.
 pub const ENDPOINT: &str = "endpoint";
+/// The most that one PKCS #11 call carries.
+const MAX_MESSAGE_BYTES: usize = 68 << 20;
 const STREAM_WINDOW: u32 = 4 << 20;
 const GRACE: Duration = Duration::from_secs(10);

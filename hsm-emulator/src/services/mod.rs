@@ -2,5 +2,6 @@
 
 pub mod clock;
 pub mod kms;
+pub mod pins;
 pub mod region;
 pub mod tokens;

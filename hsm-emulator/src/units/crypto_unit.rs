@@ -158,7 +158,7 @@ impl CryptoUnit {
             return Ok(object);
         }
         let (clear, secret) = blob.open(master_key)?;
-        let object = Arc::new(OpenObject::new(clear, secret)?);
+        let object = Arc::new(OpenObject::new(clear, &secret)?);
         self.open_objects.insert(blob.clone(), object.clone());
         Ok(object)
     }

@@ -17,8 +17,6 @@ use super::mechanism::{ec, rsa};
 pub(super) struct OpenObject {
     /// The attributes that the blob shows in clear, authenticated now.
     pub attributes: Attributes,
-    /// The sealed ones.
-    pub secrets: Attributes,
     /// The key, parsed.
     pub key: Key,
 }
@@ -36,18 +34,18 @@ pub(super) enum Key {
 }
 
 impl OpenObject {
-    pub fn new(attributes: Attributes, secrets: Attributes) -> Result<Self> {
+    pub fn new(attributes: Attributes, secrets: &Attributes) -> Result<Self> {
         let key = match (attributes.ulong(CKA_CLASS), attributes.ulong(CKA_KEY_TYPE)) {
             (Some(CKO_SECRET_KEY), _) => {
                 Key::Secret(Zeroizing::new(secrets.get(CKA_VALUE).unwrap_or_default().to_vec()))
             }
-            (Some(CKO_PRIVATE_KEY), Some(CKK_RSA)) => Key::Private(rsa::private_key(&attributes, &secrets)?),
-            (Some(CKO_PRIVATE_KEY), Some(CKK_EC)) => Key::Private(ec::private_key(&attributes, &secrets)?),
+            (Some(CKO_PRIVATE_KEY), Some(CKK_RSA)) => Key::Private(rsa::private_key(&attributes, secrets)?),
+            (Some(CKO_PRIVATE_KEY), Some(CKK_EC)) => Key::Private(ec::private_key(&attributes, secrets)?),
             (Some(CKO_PUBLIC_KEY), Some(CKK_RSA)) => Key::Public(rsa::public_key(&attributes)?),
             (Some(CKO_PUBLIC_KEY), Some(CKK_EC)) => Key::Public(ec::public_key(&attributes)?),
             _ => Key::None,
         };
-        Ok(Self { attributes, secrets, key })
+        Ok(Self { attributes, key })
     }
 }
 

@@ -10,9 +10,12 @@ mod importer_key;
 mod key_cache;
 mod master_key;
 pub mod mechanism;
+mod objects;
+mod operations;
 pub mod random;
 mod root_key;
 mod sealed_state;
+mod template;
 
 pub use attributes::Attributes;
 pub use blob::KeyBlob;

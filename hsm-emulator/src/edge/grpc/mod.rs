@@ -1,3 +1,5 @@
 //! The gRPC services.
 
+pub mod grep11;
 pub mod kms;
+pub mod tokens;

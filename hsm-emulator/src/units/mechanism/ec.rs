@@ -2,12 +2,15 @@
 
 use cryptoki_sys::{
     CKA_EC_PARAMS, CKA_EC_POINT, CKA_VALUE, CKR_ATTRIBUTE_VALUE_INVALID, CKR_CURVE_NOT_SUPPORTED,
-    CKR_TEMPLATE_INCOMPLETE,
+    CKR_MECHANISM_PARAM_INVALID, CKR_SIGNATURE_INVALID, CKR_SIGNATURE_LEN_RANGE, CKR_TEMPLATE_INCOMPLETE,
 };
 use openssl::bn::{BigNum, BigNumContext};
-use openssl::ec::{EcGroup, EcKey, EcPoint};
+use openssl::derive::Deriver;
+use openssl::ec::{EcGroup, EcGroupRef, EcKey, EcPoint, PointConversionForm};
+use openssl::ecdsa::EcdsaSig;
 use openssl::nid::Nid;
-use openssl::pkey::{PKey, Private, Public};
+use openssl::pkey::{PKey, PKeyRef, Private, Public};
+use zeroize::Zeroizing;
 
 use super::openssl_error;
 use crate::units::{Attributes, Error, Result};
@@ -84,4 +87,101 @@ pub(in crate::units) fn octet_string(point: &[u8]) -> Vec<u8> {
     der.push(point.len() as u8);
     der.extend_from_slice(point);
     der
+}
+
+/// A new key on the curve of the template.
+pub(in crate::units) fn generate(template: &Attributes) -> Result<EcKey<Private>> {
+    let group = group(template)?;
+    EcKey::generate(&group).map_err(openssl_error)
+}
+
+/// Puts a key into attributes; the scalar only if there is a place for it.
+pub(in crate::units) fn describe(
+    key: &EcKey<Private>,
+    clear: &mut Attributes,
+    secret: Option<&mut Attributes>,
+) -> Result<()> {
+    match secret {
+        Some(secret) => {
+            let len = field_bytes(key.group());
+            secret.set(CKA_VALUE, key.private_key().to_vec_padded(len as i32).map_err(openssl_error)?);
+        }
+        None => {
+            let mut context = BigNumContext::new().map_err(openssl_error)?;
+            let form = PointConversionForm::UNCOMPRESSED;
+            let point = key.public_key().to_bytes(key.group(), form, &mut context).map_err(openssl_error)?;
+            clear.set(CKA_EC_POINT, octet_string(&point));
+        }
+    }
+    Ok(())
+}
+
+/// Puts the DER of the curve and the scalar of a key that came in PKCS #8 into attributes.
+pub(in crate::units) fn describe_imported(
+    key: &EcKey<Private>,
+    clear: &mut Attributes,
+    secret: &mut Attributes,
+) -> Result<()> {
+    let nid = key.group().curve_name();
+    let (_, oid) = CURVES.iter().find(|(curve, _)| Some(*curve) == nid).ok_or_else(|| {
+        Error::new(CKR_CURVE_NOT_SUPPORTED, "the wrapped key is on a curve that is not supported")
+    })?;
+    clear.set(CKA_EC_PARAMS, *oid);
+    describe(key, clear, Some(secret))
+}
+
+/// ECDSA over a hash: r and s, each as long as the order.
+pub(in crate::units) fn sign(key: &PKeyRef<Private>, hash: &[u8]) -> Result<Vec<u8>> {
+    let key = key.ec_key().map_err(openssl_error)?;
+    let len = order_bytes(key.group());
+    let signature = EcdsaSig::sign(hash, &key).map_err(openssl_error)?;
+    let mut bytes = signature.r().to_vec_padded(len as i32).map_err(openssl_error)?;
+    bytes.extend(signature.s().to_vec_padded(len as i32).map_err(openssl_error)?);
+    Ok(bytes)
+}
+
+/// Verifies what [`sign`] made.
+///
+/// # Errors
+/// `CKR_SIGNATURE_INVALID`, `CKR_SIGNATURE_LEN_RANGE`.
+pub fn verify(key: &PKeyRef<Public>, hash: &[u8], signature: &[u8]) -> Result<()> {
+    let key = key.ec_key().map_err(openssl_error)?;
+    let len = order_bytes(key.group());
+    if signature.len() != 2 * len {
+        return Err(Error::new(
+            CKR_SIGNATURE_LEN_RANGE,
+            "the signature is not twice as long as the curve's order",
+        ));
+    }
+    let (r, s) = signature.split_at(len);
+    let number = |bytes| BigNum::from_slice(bytes).map_err(openssl_error);
+    let signature = EcdsaSig::from_private_components(number(r)?, number(s)?).map_err(openssl_error)?;
+    match signature.verify(hash, &key) {
+        Ok(true) => Ok(()),
+        _ => Err(Error::new(CKR_SIGNATURE_INVALID, "the signature is wrong")),
+    }
+}
+
+/// ECDH: the x-coordinate of the shared point.
+pub(in crate::units) fn derive(key: &PKeyRef<Private>, peer: &[u8]) -> Result<Zeroizing<Vec<u8>>> {
+    let invalid =
+        || Error::new(CKR_MECHANISM_PARAM_INVALID, "the other party's public key is no point of the curve");
+    let ec_key = key.ec_key().map_err(openssl_error)?;
+    let group = ec_key.group();
+    let mut context = BigNumContext::new().map_err(openssl_error)?;
+    let point = EcPoint::from_bytes(group, point_bytes(peer), &mut context).map_err(|_| invalid())?;
+    let peer = EcKey::from_public_key(group, &point).map_err(|_| invalid())?;
+    peer.check_key().map_err(|_| invalid())?;
+    let peer = PKey::from_ec_key(peer).map_err(openssl_error)?;
+    let mut deriver = Deriver::new(key).map_err(openssl_error)?;
+    deriver.set_peer(&peer).map_err(|_| invalid())?;
+    Ok(Zeroizing::new(deriver.derive_to_vec().map_err(openssl_error)?))
+}
+
+fn field_bytes(group: &EcGroupRef) -> usize {
+    (group.degree() as usize).div_ceil(8)
+}
+
+fn order_bytes(group: &EcGroupRef) -> usize {
+    (group.order_bits() as usize).div_ceil(8)
 }

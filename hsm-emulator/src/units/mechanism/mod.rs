@@ -1,9 +1,12 @@
 //! Mechanisms: what a unit can do with a key. One module for each family.
 
+pub(in crate::units) mod aes;
+pub mod digest;
 pub mod ec;
+pub(in crate::units) mod hmac;
 pub mod rsa;
 
-use cryptoki_sys::{CK_MECHANISM_TYPE, CK_RSA_PKCS_MGF_TYPE, CKR_FUNCTION_FAILED};
+use cryptoki_sys::{CK_MECHANISM_TYPE, CK_RSA_PKCS_MGF_TYPE, CKR_FUNCTION_FAILED, CKR_MECHANISM_INVALID};
 
 use super::error::Error;
 
@@ -79,4 +82,8 @@ impl Mechanism {
 fn openssl_error(stack: openssl::error::ErrorStack) -> Error {
     let reason = stack.errors().first().and_then(|e| e.reason()).unwrap_or("unknown reason");
     Error::new(CKR_FUNCTION_FAILED, format!("the cryptographic library failed: {reason}"))
+}
+
+fn not_for(mechanism: &Mechanism, what: &str) -> Error {
+    Error::new(CKR_MECHANISM_INVALID, format!("mechanism {:#x} is not one for {what}", mechanism.kind))
 }

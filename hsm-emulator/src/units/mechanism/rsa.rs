@@ -1,47 +1,240 @@
-//! RSA keys: PKCS #1 v1.5, OAEP, PSS (PKCS #11 v3.1 section 6.1).
+//! RSA: PKCS #1 v1.5, OAEP, PSS (PKCS #11 v3.1 section 6.1).
 
-use cryptoki_sys::{
-    CKA_COEFFICIENT, CKA_EXPONENT_1, CKA_EXPONENT_2, CKA_MODULUS, CKA_PRIME_1, CKA_PRIME_2,
-    CKA_PRIVATE_EXPONENT, CKA_PUBLIC_EXPONENT, CKR_TEMPLATE_INCOMPLETE,
-};
+use cryptoki_sys::*;
 use openssl::bn::BigNum;
-use openssl::pkey::{PKey, Private, Public};
-use openssl::rsa::Rsa;
+use openssl::hash::MessageDigest;
+use openssl::md::{Md, MdRef};
+use openssl::pkey::{PKey, PKeyRef, Private, Public};
+use openssl::pkey_ctx::{PkeyCtx, PkeyCtxRef};
+use openssl::rsa::{Padding, Rsa};
+use openssl::sign::RsaPssSaltlen;
+use zeroize::Zeroizing;
 
-use super::openssl_error;
+use super::{Mechanism, Parameter, not_for, openssl_error};
 use crate::units::{Attributes, Error, Result};
 
 /// The private key that these attributes describe.
 pub(in crate::units) fn private_key(clear: &Attributes, secret: &Attributes) -> Result<PKey<Private>> {
-    let number = |kind| {
-        let bytes = secret.get(kind).or_else(|| clear.get(kind)).ok_or_else(|| missing("RSA private key"))?;
-        BigNum::from_slice(bytes).map_err(openssl_error)
-    };
-    let rsa = Rsa::from_private_components(
-        number(CKA_MODULUS)?,
-        number(CKA_PUBLIC_EXPONENT)?,
-        number(CKA_PRIVATE_EXPONENT)?,
-        number(CKA_PRIME_1)?,
-        number(CKA_PRIME_2)?,
-        number(CKA_EXPONENT_1)?,
-        number(CKA_EXPONENT_2)?,
-        number(CKA_COEFFICIENT)?,
-    )
-    .map_err(openssl_error)?;
+    let number = |kind| number(secret.get(kind).or_else(|| clear.get(kind)));
+    let (n, e, d) = (number(CKA_MODULUS)?, number(CKA_PUBLIC_EXPONENT)?, number(CKA_PRIVATE_EXPONENT)?);
+    let (p, q) = (number(CKA_PRIME_1)?, number(CKA_PRIME_2)?);
+    let (dp, dq, qi) = (number(CKA_EXPONENT_1)?, number(CKA_EXPONENT_2)?, number(CKA_COEFFICIENT)?);
+    check_size(n.num_bits())?;
+    let rsa = Rsa::from_private_components(n, e, d, p, q, dp, dq, qi).map_err(openssl_error)?;
     PKey::from_rsa(rsa).map_err(openssl_error)
+}
+
+/// As [`private_key`], for components that come from outside: are they a key at all?
+pub(in crate::units) fn check_private_key(clear: &Attributes, secret: &Attributes) -> Result<()> {
+    let key = private_key(clear, secret)?;
+    if key.rsa().and_then(|rsa| rsa.check_key()).unwrap_or(false) {
+        return Ok(());
+    }
+    Err(Error::new(CKR_ATTRIBUTE_VALUE_INVALID, "the components are no RSA key"))
 }
 
 /// The public key that these attributes describe.
+///
+/// # Errors
+/// `CKR_TEMPLATE_INCOMPLETE`, `CKR_KEY_SIZE_RANGE`.
 pub fn public_key(attributes: &Attributes) -> Result<PKey<Public>> {
-    let number = |kind| {
-        let bytes = attributes.get(kind).ok_or_else(|| missing("RSA public key"))?;
-        BigNum::from_slice(bytes).map_err(openssl_error)
-    };
-    let rsa = Rsa::from_public_components(number(CKA_MODULUS)?, number(CKA_PUBLIC_EXPONENT)?)
-        .map_err(openssl_error)?;
-    PKey::from_rsa(rsa).map_err(openssl_error)
+    let n = number(attributes.get(CKA_MODULUS))?;
+    let e = number(attributes.get(CKA_PUBLIC_EXPONENT))?;
+    check_size(n.num_bits())?;
+    PKey::from_rsa(Rsa::from_public_components(n, e).map_err(openssl_error)?).map_err(openssl_error)
 }
 
-fn missing(what: &str) -> Error {
-    Error::new(CKR_TEMPLATE_INCOMPLETE, format!("a component of the {what} is missing"))
+/// A new key.
+pub(in crate::units) fn generate(bits: u64, exponent: &[u8]) -> Result<Rsa<Private>> {
+    let bits = i32::try_from(bits).unwrap_or(i32::MAX);
+    check_size(bits)?;
+    let exponent = BigNum::from_slice(exponent).map_err(openssl_error)?;
+    if exponent.num_bits() < 2 || !exponent.is_bit_set(0) || exponent.num_bits() > 64 {
+        return Err(Error::new(CKR_ATTRIBUTE_VALUE_INVALID, "CKA_PUBLIC_EXPONENT must be odd, 3 or more"));
+    }
+    Rsa::generate_with_e(bits as u32, &exponent).map_err(openssl_error)
 }
+
+/// Puts a key's components into attributes; the private ones only if there is a place for them.
+pub(in crate::units) fn describe(
+    rsa: &Rsa<Private>,
+    clear: &mut Attributes,
+    secret: Option<&mut Attributes>,
+) {
+    clear.set(CKA_MODULUS, rsa.n().to_vec());
+    clear.set(CKA_PUBLIC_EXPONENT, rsa.e().to_vec());
+    let Some(secret) = secret else { return };
+    secret.set(CKA_PRIVATE_EXPONENT, rsa.d().to_vec());
+    let parts = [
+        (CKA_PRIME_1, rsa.p()),
+        (CKA_PRIME_2, rsa.q()),
+        (CKA_EXPONENT_1, rsa.dmp1()),
+        (CKA_EXPONENT_2, rsa.dmq1()),
+        (CKA_COEFFICIENT, rsa.iqmp()),
+    ];
+    for (kind, part) in parts {
+        if let Some(part) = part {
+            secret.set(kind, part.to_vec());
+        }
+    }
+}
+
+/// Signs; the data of hashing mechanisms has been hashed before.
+pub(in crate::units) fn sign(mechanism: &Mechanism, key: &PKeyRef<Private>, data: &[u8]) -> Result<Vec<u8>> {
+    check_input(mechanism, key.size(), data)?;
+    let mut context = PkeyCtx::new(key).map_err(openssl_error)?;
+    context.sign_init().map_err(openssl_error)?;
+    set_signature_padding(mechanism, &mut context)?;
+    let mut signature = vec![0; key.size()];
+    let len = context.sign(data, Some(&mut signature)).map_err(|_| data_len())?;
+    signature.truncate(len);
+    Ok(signature)
+}
+
+/// Verifies what [`sign`] made.
+///
+/// # Errors
+/// `CKR_SIGNATURE_INVALID`, `CKR_SIGNATURE_LEN_RANGE`.
+pub fn verify(mechanism: &Mechanism, key: &PKeyRef<Public>, data: &[u8], signature: &[u8]) -> Result<()> {
+    check_input(mechanism, key.size(), data)?;
+    if signature.len() != key.size() {
+        return Err(Error::new(CKR_SIGNATURE_LEN_RANGE, "the signature is not as long as the modulus"));
+    }
+    let mut context = PkeyCtx::new(key).map_err(openssl_error)?;
+    context.verify_init().map_err(openssl_error)?;
+    set_signature_padding(mechanism, &mut context)?;
+    match context.verify(data, signature) {
+        Ok(true) => Ok(()),
+        _ => Err(Error::new(CKR_SIGNATURE_INVALID, "the signature is wrong")),
+    }
+}
+
+/// Encrypts with the public key.
+///
+/// # Errors
+/// `CKR_DATA_LEN_RANGE`, `CKR_MECHANISM_PARAM_INVALID`.
+pub fn encrypt(mechanism: &Mechanism, key: &PKeyRef<Public>, plaintext: &[u8]) -> Result<Vec<u8>> {
+    let mut context = PkeyCtx::new(key).map_err(openssl_error)?;
+    context.encrypt_init().map_err(openssl_error)?;
+    set_encryption_padding(mechanism, &mut context)?;
+    let mut out = vec![0; key.size()];
+    let len = context.encrypt(plaintext, Some(&mut out)).map_err(|_| data_len())?;
+    out.truncate(len);
+    Ok(out)
+}
+
+/// Decrypts. A PKCS #1 v1.5 ciphertext with wrong padding gives random bytes (OpenSSL's implicit rejection),
+/// so that nobody learns anything from it.
+pub(in crate::units) fn decrypt(
+    mechanism: &Mechanism,
+    key: &PKeyRef<Private>,
+    ciphertext: &[u8],
+) -> Result<Zeroizing<Vec<u8>>> {
+    if ciphertext.len() != key.size() {
+        return Err(Error::new(CKR_ENCRYPTED_DATA_LEN_RANGE, "the ciphertext is not as long as the modulus"));
+    }
+    let mut context = PkeyCtx::new(key).map_err(openssl_error)?;
+    context.decrypt_init().map_err(openssl_error)?;
+    set_encryption_padding(mechanism, &mut context)?;
+    let mut out = Zeroizing::new(vec![0; key.size()]);
+    let len = context
+        .decrypt(ciphertext, Some(&mut out))
+        .map_err(|_| Error::new(CKR_ENCRYPTED_DATA_INVALID, "the ciphertext does not decrypt"))?;
+    out.truncate(len);
+    Ok(out)
+}
+
+fn set_signature_padding<T>(mechanism: &Mechanism, context: &mut PkeyCtxRef<T>) -> Result<()> {
+    match (mechanism.kind, &mechanism.parameter) {
+        (CKM_RSA_PKCS, Parameter::None) => context.set_rsa_padding(Padding::PKCS1).map_err(openssl_error),
+        (CKM_RSA_X_509, Parameter::None) => context.set_rsa_padding(Padding::NONE).map_err(openssl_error),
+        (CKM_RSA_PKCS_PSS, Parameter::Pss { digest, mgf, salt_len }) => {
+            let salt_len = i32::try_from(*salt_len).map_err(|_| bad_parameter())?;
+            context.set_rsa_padding(Padding::PKCS1_PSS).map_err(openssl_error)?;
+            context.set_signature_md(md(*digest)?).map_err(openssl_error)?;
+            context.set_rsa_mgf1_md(mgf_md(*mgf)?).map_err(openssl_error)?;
+            context.set_rsa_pss_saltlen(RsaPssSaltlen::custom(salt_len)).map_err(openssl_error)
+        }
+        (CKM_RSA_PKCS | CKM_RSA_X_509 | CKM_RSA_PKCS_PSS, _) => Err(bad_parameter()),
+        _ => Err(not_for(mechanism, "signing with an RSA key")),
+    }
+}
+
+fn set_encryption_padding<T>(mechanism: &Mechanism, context: &mut PkeyCtxRef<T>) -> Result<()> {
+    match (mechanism.kind, &mechanism.parameter) {
+        (CKM_RSA_PKCS, Parameter::None) => context.set_rsa_padding(Padding::PKCS1).map_err(openssl_error),
+        (CKM_RSA_X_509, Parameter::None) => context.set_rsa_padding(Padding::NONE).map_err(openssl_error),
+        (CKM_RSA_PKCS_OAEP, Parameter::Oaep { digest, mgf, label }) => {
+            context.set_rsa_padding(Padding::PKCS1_OAEP).map_err(openssl_error)?;
+            context.set_rsa_oaep_md(md(*digest)?).map_err(openssl_error)?;
+            context.set_rsa_mgf1_md(mgf_md(*mgf)?).map_err(openssl_error)?;
+            if !label.is_empty() {
+                context.set_rsa_oaep_label(label).map_err(openssl_error)?;
+            }
+            Ok(())
+        }
+        (CKM_RSA_PKCS | CKM_RSA_X_509 | CKM_RSA_PKCS_OAEP, _) => Err(bad_parameter()),
+        _ => Err(not_for(mechanism, "encrypting with an RSA key")),
+    }
+}
+
+/// Lengths that the standard's table 6.1 allows as input of a signature.
+fn check_input(mechanism: &Mechanism, modulus_bytes: usize, data: &[u8]) -> Result<()> {
+    let fits = match (mechanism.kind, &mechanism.parameter) {
+        (CKM_RSA_PKCS, _) => data.len() + 11 <= modulus_bytes,
+        (CKM_RSA_X_509, _) => data.len() == modulus_bytes,
+        (CKM_RSA_PKCS_PSS, Parameter::Pss { digest, .. }) => {
+            super::digest::message_digest(*digest).is_ok_and(|md: MessageDigest| md.size() == data.len())
+        }
+        _ => true,
+    };
+    if fits { Ok(()) } else { Err(data_len()) }
+}
+
+fn md(digest: CK_MECHANISM_TYPE) -> Result<&'static MdRef> {
+    Ok(match digest {
+        CKM_SHA_1 => Md::sha1(),
+        CKM_SHA224 => Md::sha224(),
+        CKM_SHA256 => Md::sha256(),
+        CKM_SHA384 => Md::sha384(),
+        CKM_SHA512 => Md::sha512(),
+        _ => return Err(bad_parameter()),
+    })
+}
+
+fn mgf_md(mgf: CK_RSA_PKCS_MGF_TYPE) -> Result<&'static MdRef> {
+    Ok(match mgf {
+        CKG_MGF1_SHA1 => Md::sha1(),
+        CKG_MGF1_SHA224 => Md::sha224(),
+        CKG_MGF1_SHA256 => Md::sha256(),
+        CKG_MGF1_SHA384 => Md::sha384(),
+        CKG_MGF1_SHA512 => Md::sha512(),
+        _ => return Err(bad_parameter()),
+    })
+}
+
+fn number(bytes: Option<&[u8]>) -> Result<BigNum> {
+    let bytes =
+        bytes.ok_or_else(|| Error::new(CKR_TEMPLATE_INCOMPLETE, "a component of the RSA key is missing"))?;
+    BigNum::from_slice(bytes).map_err(openssl_error)
+}
+
+fn check_size(bits: i32) -> Result<()> {
+    if (MIN_BITS..=MAX_BITS).contains(&bits) {
+        return Ok(());
+    }
+    Err(Error::new(CKR_KEY_SIZE_RANGE, "an RSA modulus has 1024 to 8192 bits"))
+}
+
+fn data_len() -> Error {
+    Error::new(CKR_DATA_LEN_RANGE, "the data does not fit the modulus and the padding")
+}
+
+fn bad_parameter() -> Error {
+    Error::new(CKR_MECHANISM_PARAM_INVALID, "the parameter does not fit the RSA mechanism")
+}
+
+/// The smallest and largest modulus, in bits.
+pub const MIN_BITS: i32 = 1024;
+/// See [`MIN_BITS`].
+pub const MAX_BITS: i32 = 8192;

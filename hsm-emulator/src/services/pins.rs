@@ -1,0 +1,86 @@
+//! PINs: Argon2id, sealed by the unit, so that a copied disk alone cannot even be guessed at.
+
+use argon2::{Algorithm, Argon2, Params, Version};
+use aws_lc_rs::hmac;
+use subtle::ConstantTimeEq;
+use zeroize::Zeroizing;
+
+use crate::units::{Attributes, CryptoUnit, Error, KeyBlob, Result, random};
+use cryptoki_sys::{CKR_DEVICE_ERROR, CKR_PIN_LEN_RANGE};
+
+/// Seals what is needed to check a PIN: salt and hash.
+///
+/// # Errors
+/// `CKR_PIN_LEN_RANGE` if the PIN has not 4 to 255 bytes.
+pub fn seal(unit: &CryptoUnit, pin: &[u8]) -> Result<KeyBlob> {
+    if !(MIN_BYTES..=MAX_BYTES).contains(&pin.len()) {
+        return Err(Error::new(CKR_PIN_LEN_RANGE, "a PIN has 4 to 255 bytes"));
+    }
+    let salt = random::array::<16>()?;
+    let secret = Attributes::new().with(SALT, salt).with(HASH, hash(pin, &salt)?.as_slice());
+    unit.seal(&Attributes::new().with(PIN_RECORD, []), &secret)
+}
+
+/// Is this the PIN? Takes about 20 ms on purpose.
+///
+/// # Errors
+/// Those of opening the record.
+pub fn verify(unit: &CryptoUnit, record: &KeyBlob, pin: &[u8]) -> Result<bool> {
+    let (clear, secret) = unit.unseal(record)?;
+    let (Some(salt), Some(expected), true) = (secret.get(SALT), secret.get(HASH), clear.contains(PIN_RECORD))
+    else {
+        return Err(Error::new(CKR_DEVICE_ERROR, "the PIN record is damaged"));
+    };
+    if pin.len() > MAX_BYTES {
+        return Ok(false);
+    }
+    Ok(hash(pin, salt)?.as_slice().ct_eq(expected).into())
+}
+
+/// PINs that this process has found right before, by a hash keyed for this process: test suites that log in
+/// thousands of times stay fast, guessing doesn't.
+pub struct Recognised(hmac::Key);
+
+impl Recognised {
+    /// With a fresh key.
+    ///
+    /// # Errors
+    /// `CKR_DEVICE_ERROR` without randomness.
+    pub fn new() -> Result<Self> {
+        let key = Zeroizing::new(random::array::<32>()?);
+        Ok(Self(hmac::Key::new(hmac::HMAC_SHA256, key.as_slice())))
+    }
+
+    /// A fingerprint of PIN and record: another record is another fingerprint.
+    pub fn fingerprint(&self, record: &KeyBlob, pin: &[u8]) -> [u8; 32] {
+        let mut context = hmac::Context::with_key(&self.0);
+        context.update(record.as_bytes());
+        context.update(pin);
+        let mut fingerprint = [0; 32];
+        fingerprint.copy_from_slice(context.sign().as_ref());
+        fingerprint
+    }
+}
+
+fn hash(pin: &[u8], salt: &[u8]) -> Result<Zeroizing<[u8; 32]>> {
+    let failed = |_| Error::new(CKR_DEVICE_ERROR, "hashing the PIN failed");
+    let params = Params::new(MEMORY_KIB, PASSES, 1, Some(32)).map_err(failed)?;
+    let mut hash = Zeroizing::new([0; 32]);
+    Argon2::new(Algorithm::Argon2id, Version::V0x13, params)
+        .hash_password_into(pin, salt, hash.as_mut_slice())
+        .map_err(failed)?;
+    Ok(hash)
+}
+
+/// The shortest and the longest PIN, in bytes.
+pub const MIN_BYTES: usize = 4;
+/// See [`MIN_BYTES`].
+pub const MAX_BYTES: usize = 255;
+// OWASP's second recommendation for Argon2id.
+const MEMORY_KIB: u32 = 19 * 1024;
+const PASSES: u32 = 2;
+
+// Field numbers inside the sealed record.
+const PIN_RECORD: u64 = cryptoki_sys::CKA_VENDOR_DEFINED | 0x4853_0002;
+const SALT: u64 = 1;
+const HASH: u64 = 2;

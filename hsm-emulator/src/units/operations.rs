@@ -1,0 +1,259 @@
+//! What a unit does with a key: encrypt, decrypt, sign, verify, wrap, unwrap, derive. Each call is complete in
+//! itself (GREP11's `*Single`), so any unit with the same master key can answer it.
+
+use aws_lc_rs::digest::{Context, SHA1_FOR_LEGACY_USE_ONLY, SHA256, SHA384, SHA512};
+use cryptoki_sys::*;
+use zeroize::Zeroizing;
+
+use super::attributes::Attributes;
+use super::blob::KeyBlob;
+use super::crypto_unit::CryptoUnit;
+use super::error::{Error, Result};
+use super::key_cache::{Key, OpenObject};
+use super::mechanism::{Mechanism, Parameter, aes, digest, ec, hmac, rsa};
+use super::template::{Draft, Origin};
+
+impl CryptoUnit {
+    /// Single-part encryption.
+    ///
+    /// # Errors
+    /// `CKR_KEY_FUNCTION_NOT_PERMITTED`, `CKR_KEY_TYPE_INCONSISTENT`, `CKR_MECHANISM_INVALID`,
+    /// `CKR_MECHANISM_PARAM_INVALID`, `CKR_DATA_LEN_RANGE`, and those of opening the key.
+    pub fn encrypt(&self, mechanism: &Mechanism, key: &KeyBlob, plaintext: &[u8]) -> Result<Vec<u8>> {
+        let object = self.usable(key, CKA_ENCRYPT, mechanism)?;
+        match &object.key {
+            Key::Secret(value) if is_aes(&object) => aes::encrypt(mechanism, value, plaintext),
+            Key::Public(key) if key.id() == openssl::pkey::Id::RSA => rsa::encrypt(mechanism, key, plaintext),
+            _ => Err(inconsistent()),
+        }
+    }
+
+    /// Single-part decryption.
+    ///
+    /// # Errors
+    /// As [`Self::encrypt`], and `CKR_ENCRYPTED_DATA_INVALID`, `CKR_ENCRYPTED_DATA_LEN_RANGE`.
+    pub fn decrypt(
+        &self,
+        mechanism: &Mechanism,
+        key: &KeyBlob,
+        ciphertext: &[u8],
+    ) -> Result<Zeroizing<Vec<u8>>> {
+        let object = self.usable(key, CKA_DECRYPT, mechanism)?;
+        match &object.key {
+            Key::Secret(value) if is_aes(&object) => aes::decrypt(mechanism, value, ciphertext),
+            Key::Private(key) if key.id() == openssl::pkey::Id::RSA => {
+                rsa::decrypt(mechanism, key, ciphertext)
+            }
+            _ => Err(inconsistent()),
+        }
+    }
+
+    /// Single-part signature or MAC.
+    ///
+    /// # Errors
+    /// As [`Self::encrypt`].
+    pub fn sign(&self, mechanism: &Mechanism, key: &KeyBlob, data: &[u8]) -> Result<Vec<u8>> {
+        let object = self.usable(key, CKA_SIGN, mechanism)?;
+        match &object.key {
+            Key::Secret(value) => match digest::hmac_digest(mechanism.kind) {
+                Some(digest) if !is_aes(&object) => hmac::sign(digest, value, data),
+                _ => Err(inconsistent()),
+            },
+            Key::Private(key) => {
+                let (mechanism, data) = prehashed(mechanism, data)?;
+                match (key.id(), mechanism.kind) {
+                    (openssl::pkey::Id::RSA, kind) if kind != CKM_ECDSA => rsa::sign(&mechanism, key, &data),
+                    (openssl::pkey::Id::EC, CKM_ECDSA) => ec::sign(key, &data),
+                    _ => Err(inconsistent()),
+                }
+            }
+            _ => Err(inconsistent()),
+        }
+    }
+
+    /// Single-part verification of a signature or MAC.
+    ///
+    /// # Errors
+    /// As [`Self::encrypt`], and `CKR_SIGNATURE_INVALID`, `CKR_SIGNATURE_LEN_RANGE`.
+    pub fn verify(&self, mechanism: &Mechanism, key: &KeyBlob, data: &[u8], signature: &[u8]) -> Result<()> {
+        let object = self.usable(key, CKA_VERIFY, mechanism)?;
+        match &object.key {
+            Key::Secret(value) => match digest::hmac_digest(mechanism.kind) {
+                Some(digest) if !is_aes(&object) => hmac::verify(digest, value, data, signature),
+                _ => Err(inconsistent()),
+            },
+            Key::Public(key) => {
+                let (mechanism, data) = prehashed(mechanism, data)?;
+                match (key.id(), mechanism.kind) {
+                    (openssl::pkey::Id::RSA, kind) if kind != CKM_ECDSA => {
+                        rsa::verify(&mechanism, key, &data, signature)
+                    }
+                    (openssl::pkey::Id::EC, CKM_ECDSA) => ec::verify(key, &data, signature),
+                    _ => Err(inconsistent()),
+                }
+            }
+            _ => Err(inconsistent()),
+        }
+    }
+
+    /// Wraps a key with another.
+    ///
+    /// # Errors
+    /// `CKR_KEY_UNEXTRACTABLE`, `CKR_KEY_NOT_WRAPPABLE`, `CKR_WRAPPING_KEY_TYPE_INCONSISTENT`, `CKR_KEY_SIZE_RANGE`.
+    pub fn wrap_key(&self, mechanism: &Mechanism, wrapping_key: &KeyBlob, key: &KeyBlob) -> Result<Vec<u8>> {
+        let wrapping = self.usable(wrapping_key, CKA_WRAP, mechanism)?;
+        let material = self.exported(key)?;
+        match &wrapping.key {
+            Key::Secret(value) if is_aes(&wrapping) => aes::wrap(mechanism, value, &material),
+            Key::Public(key) if key.id() == openssl::pkey::Id::RSA => rsa::encrypt(mechanism, key, &material)
+                .map_err(|error| match error.code {
+                    CKR_DATA_LEN_RANGE => {
+                        Error::new(CKR_KEY_SIZE_RANGE, "the key is too long for the wrapping key")
+                    }
+                    _ => error,
+                }),
+            _ => Err(Error::new(
+                CKR_WRAPPING_KEY_TYPE_INCONSISTENT,
+                "the wrapping key does not fit the mechanism",
+            )),
+        }
+    }
+
+    /// Unwraps a key.
+    ///
+    /// # Errors
+    /// `CKR_WRAPPED_KEY_INVALID`, `CKR_UNWRAPPING_KEY_TYPE_INCONSISTENT`, and those of the template.
+    pub fn unwrap_key(
+        &self,
+        mechanism: &Mechanism,
+        unwrapping_key: &KeyBlob,
+        wrapped: &[u8],
+        template: &Attributes,
+    ) -> Result<KeyBlob> {
+        let unwrapping = self.usable(unwrapping_key, CKA_UNWRAP, mechanism)?;
+        let bytes = match &unwrapping.key {
+            Key::Secret(value) if is_aes(&unwrapping) => aes::unwrap(mechanism, value, wrapped)?,
+            Key::Private(key) if key.id() == openssl::pkey::Id::RSA => rsa::decrypt(mechanism, key, wrapped)
+                .map_err(|error| match error.code {
+                    CKR_ENCRYPTED_DATA_INVALID => Error::new(CKR_WRAPPED_KEY_INVALID, error.message),
+                    CKR_ENCRYPTED_DATA_LEN_RANGE => Error::new(CKR_WRAPPED_KEY_LEN_RANGE, error.message),
+                    _ => error,
+                })?,
+            _ => {
+                let message = "the unwrapping key does not fit the mechanism";
+                return Err(Error::new(CKR_UNWRAPPING_KEY_TYPE_INCONSISTENT, message));
+            }
+        };
+        self.import_unwrapped(template, &bytes)
+    }
+
+    /// Derives a key: `CKM_ECDH1_DERIVE`.
+    ///
+    /// # Errors
+    /// `CKR_MECHANISM_INVALID`, `CKR_MECHANISM_PARAM_INVALID`, and those of the template.
+    pub fn derive_key(
+        &self,
+        mechanism: &Mechanism,
+        base: &KeyBlob,
+        template: &Attributes,
+    ) -> Result<KeyBlob> {
+        let object = self.usable(base, CKA_DERIVE, mechanism)?;
+        let (Key::Private(key), CKM_ECDH1_DERIVE) = (&object.key, mechanism.kind) else {
+            return Err(Error::new(
+                CKR_MECHANISM_INVALID,
+                "keys are derived by CKM_ECDH1_DERIVE from an EC key",
+            ));
+        };
+        let Parameter::Ecdh1 { kdf, shared_data, public_data } = &mechanism.parameter else {
+            return Err(Error::new(CKR_MECHANISM_PARAM_INVALID, "CK_ECDH1_DERIVE_PARAMS are missing"));
+        };
+        let origin = Origin::Derived {
+            always_sensitive: object.attributes.bool(CKA_ALWAYS_SENSITIVE) == Some(true),
+            never_extractable: object.attributes.bool(CKA_NEVER_EXTRACTABLE) == Some(true),
+        };
+        let draft = Draft::new(template, Some(CKO_SECRET_KEY), None, origin)?;
+        let shared = ec::derive(key, public_data)?;
+        let wanted = draft.clear.ulong(CKA_VALUE_LEN).map_or(shared.len(), |len| len as usize);
+        let bytes = match *kdf {
+            CKD_NULL if shared_data.is_empty() => shared,
+            CKD_SHA1_KDF => x963(&SHA1_FOR_LEGACY_USE_ONLY, &shared, shared_data, wanted)?,
+            CKD_SHA256_KDF => x963(&SHA256, &shared, shared_data, wanted)?,
+            CKD_SHA384_KDF => x963(&SHA384, &shared, shared_data, wanted)?,
+            CKD_SHA512_KDF => x963(&SHA512, &shared, shared_data, wanted)?,
+            _ => {
+                return Err(Error::new(
+                    CKR_MECHANISM_PARAM_INVALID,
+                    "the key derivation function is not supported",
+                ));
+            }
+        };
+        self.seal_derived_value(draft, &bytes, CKR_KEY_SIZE_RANGE)
+    }
+
+    /// The key, if it may be used like this.
+    fn usable(
+        &self,
+        key: &KeyBlob,
+        usage: CK_ATTRIBUTE_TYPE,
+        mechanism: &Mechanism,
+    ) -> Result<std::sync::Arc<OpenObject>> {
+        let object = self.object(key)?;
+        if object.attributes.bool(usage) != Some(true) {
+            return Err(Error::new(
+                CKR_KEY_FUNCTION_NOT_PERMITTED,
+                "the key's attributes do not permit this use",
+            ));
+        }
+        if let Some(allowed) = object.attributes.get(CKA_ALLOWED_MECHANISMS)
+            && !allowed.chunks(8).any(|kind| kind == mechanism.kind.to_le_bytes())
+        {
+            return Err(Error::new(
+                CKR_MECHANISM_INVALID,
+                "CKA_ALLOWED_MECHANISMS of the key excludes the mechanism",
+            ));
+        }
+        Ok(object)
+    }
+}
+
+/// Mechanisms that hash first become what signs the hash.
+fn prehashed<'a>(mechanism: &Mechanism, data: &'a [u8]) -> Result<(Mechanism, std::borrow::Cow<'a, [u8]>)> {
+    match digest::hash_and_sign(mechanism.kind) {
+        Some((digest, raw)) => {
+            let parameter = mechanism.parameter.clone();
+            Ok((Mechanism { kind: raw, parameter }, digest::prehash(digest, raw, data)?.into()))
+        }
+        None => Ok((mechanism.clone(), data.into())),
+    }
+}
+
+/// ANSI X9.63: hashes of secret, counter and shared data, one after the other.
+fn x963(
+    algorithm: &'static aws_lc_rs::digest::Algorithm,
+    secret: &[u8],
+    shared_data: &[u8],
+    len: usize,
+) -> Result<Zeroizing<Vec<u8>>> {
+    if len > super::objects::MAX_SECRET_BYTES as usize {
+        return Err(Error::new(CKR_KEY_SIZE_RANGE, "a secret key has 1 to 4096 bytes"));
+    }
+    let blocks = len.div_ceil(algorithm.output_len());
+    let mut out = Zeroizing::new(Vec::with_capacity(blocks * algorithm.output_len()));
+    for counter in 1..=blocks as u32 {
+        let mut context = Context::new(algorithm);
+        context.update(secret);
+        context.update(&counter.to_be_bytes());
+        context.update(shared_data);
+        out.extend_from_slice(context.finish().as_ref());
+    }
+    out.truncate(len);
+    Ok(out)
+}
+
+fn is_aes(object: &OpenObject) -> bool {
+    object.attributes.ulong(CKA_KEY_TYPE) == Some(CKK_AES)
+}
+
+fn inconsistent() -> Error {
+    Error::new(CKR_KEY_TYPE_INCONSISTENT, "the key's type does not fit the mechanism")
+}

@@ -1,0 +1,440 @@
+//! What the standard's tables say about attributes: which a class has, their defaults, who may set or
+//! change them, and which are sealed (PKCS #11 v3.1 section 4).
+
+use cryptoki_sys::*;
+
+use super::attributes::Attributes;
+use super::error::{Error, Result};
+
+/// How an object comes to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// `C_GenerateKey`, `C_GenerateKeyPair`, with the mechanism.
+    Generated(CK_MECHANISM_TYPE),
+    /// `C_CreateObject`.
+    Created,
+    /// `C_UnwrapKey`.
+    Unwrapped,
+    /// `C_DeriveKey`, with the base key's `CKA_ALWAYS_SENSITIVE` and `CKA_NEVER_EXTRACTABLE`.
+    Derived {
+        /// The base key has always been sensitive.
+        always_sensitive: bool,
+        /// The base key has never been extractable.
+        never_extractable: bool,
+    },
+}
+
+/// The shape of a value.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Bool,
+    Ulong,
+    /// Empty, or eight characters.
+    Date,
+    Bytes,
+}
+
+/// What a silent template means.
+#[derive(Clone, Copy)]
+enum Fallback {
+    No,
+    Yes,
+    Empty,
+    /// Required, computed, or simply absent.
+    Absent,
+}
+
+/// Who may give the value.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Given {
+    /// By any template.
+    Always,
+    /// Only when the value of the key itself is given: `C_CreateObject`.
+    Created,
+    /// Only when the key is made by the token.
+    Made,
+    /// Only by the token.
+    Never,
+}
+
+/// Whether `C_SetAttributeValue` may change it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Change {
+    Never,
+    Always,
+    ToTrue,
+    ToFalse,
+    /// Only while copying.
+    Copy,
+    /// Only while copying, and only to false.
+    CopyToFalse,
+}
+
+/// One attribute of a class.
+struct Row {
+    kind: CK_ATTRIBUTE_TYPE,
+    shape: Kind,
+    default: Fallback,
+    given: Given,
+    change: Change,
+    sealed: bool,
+}
+
+const fn row(kind: CK_ATTRIBUTE_TYPE, shape: Kind, default: Fallback, given: Given, change: Change) -> Row {
+    Row { kind, shape, default, given, change, sealed: false }
+}
+
+const fn sealed(kind: CK_ATTRIBUTE_TYPE) -> Row {
+    let (shape, default, given, change) = (Kind::Bytes, Fallback::Absent, Given::Created, Change::Never);
+    Row { kind, shape, default, given, change, sealed: true }
+}
+
+use Change as C;
+use Fallback as F;
+use Given as G;
+use Kind as K;
+
+const STORAGE: &[Row] = &[
+    row(CKA_CLASS, K::Ulong, F::Absent, G::Always, C::Never),
+    row(CKA_TOKEN, K::Bool, F::No, G::Always, C::Copy),
+    row(CKA_PRIVATE, K::Bool, F::No, G::Always, C::Copy),
+    row(CKA_MODIFIABLE, K::Bool, F::Yes, G::Always, C::CopyToFalse),
+    row(CKA_COPYABLE, K::Bool, F::Yes, G::Always, C::ToFalse),
+    row(CKA_DESTROYABLE, K::Bool, F::Yes, G::Always, C::Copy),
+    row(CKA_LABEL, K::Bytes, F::Empty, G::Always, C::Always),
+];
+
+const DATA: &[Row] = &[
+    row(CKA_APPLICATION, K::Bytes, F::Empty, G::Always, C::Always),
+    row(CKA_OBJECT_ID, K::Bytes, F::Empty, G::Always, C::Always),
+    Row { default: F::Empty, given: G::Always, change: C::Always, ..sealed(CKA_VALUE) },
+];
+
+const CERTIFICATE: &[Row] = &[
+    row(CKA_CERTIFICATE_TYPE, K::Ulong, F::Absent, G::Always, C::Never),
+    row(CKA_TRUSTED, K::Bool, F::No, G::Never, C::Never),
+    row(CKA_CERTIFICATE_CATEGORY, K::Ulong, F::Absent, G::Always, C::Never),
+    row(CKA_CHECK_VALUE, K::Bytes, F::Absent, G::Always, C::Never),
+    row(CKA_START_DATE, K::Date, F::Empty, G::Always, C::Always),
+    row(CKA_END_DATE, K::Date, F::Empty, G::Always, C::Always),
+    row(CKA_PUBLIC_KEY_INFO, K::Bytes, F::Empty, G::Always, C::Never),
+    row(CKA_SUBJECT, K::Bytes, F::Empty, G::Always, C::Never),
+    row(CKA_ID, K::Bytes, F::Empty, G::Always, C::Always),
+    row(CKA_ISSUER, K::Bytes, F::Empty, G::Always, C::Always),
+    row(CKA_SERIAL_NUMBER, K::Bytes, F::Empty, G::Always, C::Always),
+    row(CKA_VALUE, K::Bytes, F::Empty, G::Always, C::Never),
+    row(CKA_URL, K::Bytes, F::Empty, G::Always, C::Never),
+    row(CKA_HASH_OF_SUBJECT_PUBLIC_KEY, K::Bytes, F::Empty, G::Always, C::Never),
+    row(CKA_HASH_OF_ISSUER_PUBLIC_KEY, K::Bytes, F::Empty, G::Always, C::Never),
+    row(CKA_NAME_HASH_ALGORITHM, K::Ulong, F::Absent, G::Always, C::Never),
+];
+
+const KEY: &[Row] = &[
+    row(CKA_KEY_TYPE, K::Ulong, F::Absent, G::Always, C::Never),
+    row(CKA_ID, K::Bytes, F::Empty, G::Always, C::Always),
+    row(CKA_START_DATE, K::Date, F::Empty, G::Always, C::Always),
+    row(CKA_END_DATE, K::Date, F::Empty, G::Always, C::Always),
+    row(CKA_DERIVE, K::Bool, F::No, G::Always, C::Always),
+    row(CKA_LOCAL, K::Bool, F::Absent, G::Never, C::Never),
+    row(CKA_KEY_GEN_MECHANISM, K::Ulong, F::Absent, G::Never, C::Never),
+    row(CKA_ALLOWED_MECHANISMS, K::Bytes, F::Absent, G::Always, C::Never),
+];
+
+const PUBLIC_KEY: &[Row] = &[
+    row(CKA_SUBJECT, K::Bytes, F::Empty, G::Always, C::Always),
+    row(CKA_ENCRYPT, K::Bool, F::No, G::Always, C::Always),
+    row(CKA_VERIFY, K::Bool, F::No, G::Always, C::Always),
+    row(CKA_VERIFY_RECOVER, K::Bool, F::No, G::Always, C::Always),
+    row(CKA_WRAP, K::Bool, F::No, G::Always, C::Always),
+    row(CKA_TRUSTED, K::Bool, F::No, G::Never, C::Never),
+    row(CKA_PUBLIC_KEY_INFO, K::Bytes, F::Absent, G::Never, C::Never),
+];
+
+const PROTECTED_KEY: &[Row] = &[
+    row(CKA_SENSITIVE, K::Bool, F::Yes, G::Always, C::ToTrue),
+    row(CKA_EXTRACTABLE, K::Bool, F::No, G::Always, C::ToFalse),
+    row(CKA_ALWAYS_SENSITIVE, K::Bool, F::Absent, G::Never, C::Never),
+    row(CKA_NEVER_EXTRACTABLE, K::Bool, F::Absent, G::Never, C::Never),
+    row(CKA_DECRYPT, K::Bool, F::No, G::Always, C::Always),
+    row(CKA_SIGN, K::Bool, F::No, G::Always, C::Always),
+    row(CKA_UNWRAP, K::Bool, F::No, G::Always, C::Always),
+    row(CKA_WRAP_WITH_TRUSTED, K::Bool, F::No, G::Always, C::ToTrue),
+];
+
+const PRIVATE_KEY: &[Row] = &[
+    row(CKA_SUBJECT, K::Bytes, F::Empty, G::Always, C::Always),
+    row(CKA_SIGN_RECOVER, K::Bool, F::No, G::Always, C::Always),
+    row(CKA_ALWAYS_AUTHENTICATE, K::Bool, F::No, G::Always, C::Never),
+    row(CKA_PUBLIC_KEY_INFO, K::Bytes, F::Absent, G::Never, C::Never),
+];
+
+const SECRET_KEY: &[Row] = &[
+    row(CKA_ENCRYPT, K::Bool, F::No, G::Always, C::Always),
+    row(CKA_VERIFY, K::Bool, F::No, G::Always, C::Always),
+    row(CKA_WRAP, K::Bool, F::No, G::Always, C::Always),
+    row(CKA_TRUSTED, K::Bool, F::No, G::Never, C::Never),
+    row(CKA_CHECK_VALUE, K::Bytes, F::Absent, G::Always, C::Never),
+    row(CKA_VALUE_LEN, K::Ulong, F::Absent, G::Made, C::Never),
+    sealed(CKA_VALUE),
+];
+
+const RSA_PUBLIC_KEY: &[Row] = &[
+    row(CKA_MODULUS, K::Bytes, F::Absent, G::Created, C::Never),
+    row(CKA_MODULUS_BITS, K::Ulong, F::Absent, G::Made, C::Never),
+    row(CKA_PUBLIC_EXPONENT, K::Bytes, F::Absent, G::Always, C::Never),
+];
+
+const RSA_PRIVATE_KEY: &[Row] = &[
+    row(CKA_MODULUS, K::Bytes, F::Absent, G::Created, C::Never),
+    row(CKA_PUBLIC_EXPONENT, K::Bytes, F::Absent, G::Created, C::Never),
+    sealed(CKA_PRIVATE_EXPONENT),
+    sealed(CKA_PRIME_1),
+    sealed(CKA_PRIME_2),
+    sealed(CKA_EXPONENT_1),
+    sealed(CKA_EXPONENT_2),
+    sealed(CKA_COEFFICIENT),
+];
+
+const EC_PUBLIC_KEY: &[Row] = &[
+    row(CKA_EC_PARAMS, K::Bytes, F::Absent, G::Always, C::Never),
+    row(CKA_EC_POINT, K::Bytes, F::Absent, G::Created, C::Never),
+];
+
+const EC_PRIVATE_KEY: &[Row] = &[
+    // Tools repeat the curve in the private template of a key pair; it must then agree.
+    row(CKA_EC_PARAMS, K::Bytes, F::Absent, G::Always, C::Never),
+    sealed(CKA_VALUE),
+];
+
+/// The attributes of a kind of object.
+struct Class {
+    rows: Vec<&'static Row>,
+    class: CK_OBJECT_CLASS,
+    key_type: Option<CK_KEY_TYPE>,
+}
+
+impl Class {
+    fn of(class: CK_OBJECT_CLASS, key_type: Option<CK_KEY_TYPE>) -> Result<Self> {
+        let unknown_key = || {
+            Error::new(CKR_ATTRIBUTE_VALUE_INVALID, "CKA_KEY_TYPE is none of AES, generic secret, RSA, EC")
+        };
+        let parts: &[&'static [Row]] = match (class, key_type) {
+            (CKO_DATA, _) => &[STORAGE, DATA],
+            (CKO_CERTIFICATE, _) => &[STORAGE, CERTIFICATE],
+            (CKO_SECRET_KEY, Some(key_type)) if is_secret_key_type(key_type) => {
+                &[STORAGE, KEY, PROTECTED_KEY, SECRET_KEY]
+            }
+            (CKO_PUBLIC_KEY, Some(CKK_RSA)) => &[STORAGE, KEY, PUBLIC_KEY, RSA_PUBLIC_KEY],
+            (CKO_PUBLIC_KEY, Some(CKK_EC)) => &[STORAGE, KEY, PUBLIC_KEY, EC_PUBLIC_KEY],
+            (CKO_PRIVATE_KEY, Some(CKK_RSA)) => &[STORAGE, KEY, PROTECTED_KEY, PRIVATE_KEY, RSA_PRIVATE_KEY],
+            (CKO_PRIVATE_KEY, Some(CKK_EC)) => &[STORAGE, KEY, PROTECTED_KEY, PRIVATE_KEY, EC_PRIVATE_KEY],
+            (CKO_SECRET_KEY | CKO_PUBLIC_KEY | CKO_PRIVATE_KEY, None) => {
+                return Err(Error::new(CKR_TEMPLATE_INCOMPLETE, "CKA_KEY_TYPE is missing"));
+            }
+            (CKO_SECRET_KEY | CKO_PUBLIC_KEY | CKO_PRIVATE_KEY, Some(_)) => return Err(unknown_key()),
+            _ => {
+                return Err(Error::new(
+                    CKR_ATTRIBUTE_VALUE_INVALID,
+                    "CKA_CLASS is none of data, certificate, public key, private key, secret key",
+                ));
+            }
+        };
+        let rows = parts.iter().flat_map(|part| part.iter()).collect();
+        Ok(Self { rows, class, key_type })
+    }
+
+    fn row(&self, kind: CK_ATTRIBUTE_TYPE) -> Result<&'static Row> {
+        self.rows.iter().find(|row| row.kind == kind).copied().ok_or_else(|| {
+            Error::new(CKR_ATTRIBUTE_TYPE_INVALID, format!("this class of object has no attribute {kind:#x}"))
+        })
+    }
+
+    /// What a silent template means: as the table says, but the usages that the key type has are allowed
+    /// (clients rely on it), and keys other than public ones are private.
+    fn default(&self, row: &Row) -> Option<Vec<u8>> {
+        let bool = |value: bool| Some(vec![u8::from(value)]);
+        match row.kind {
+            CKA_PRIVATE => bool(matches!(self.class, CKO_PRIVATE_KEY | CKO_SECRET_KEY)),
+            CKA_ENCRYPT | CKA_DECRYPT | CKA_WRAP | CKA_UNWRAP => {
+                bool(matches!(self.key_type, Some(CKK_AES | CKK_RSA)))
+            }
+            CKA_SIGN | CKA_VERIFY => bool(self.key_type != Some(CKK_AES)),
+            CKA_DERIVE => bool(matches!((self.class, self.key_type), (CKO_PRIVATE_KEY, Some(CKK_EC)))),
+            _ => match row.default {
+                F::No => bool(false),
+                F::Yes => bool(true),
+                F::Empty => Some(Vec::new()),
+                F::Absent => None,
+            },
+        }
+    }
+}
+
+/// A complete object in the making: attributes that are shown, and sealed ones.
+#[derive(Debug)]
+pub(super) struct Draft {
+    pub clear: Attributes,
+    pub secret: Attributes,
+}
+
+impl Draft {
+    /// Checks a template and fills in the defaults. `class` and `key_type` are what the mechanism makes;
+    /// `None` leaves them to the template.
+    ///
+    /// # Errors
+    /// The standard's `CKR_TEMPLATE_*` and `CKR_ATTRIBUTE_*` codes.
+    pub fn new(
+        template: &Attributes,
+        class: Option<CK_OBJECT_CLASS>,
+        key_type: Option<CK_KEY_TYPE>,
+        origin: Origin,
+    ) -> Result<Self> {
+        let class = agreed(template, CKA_CLASS, class)?
+            .ok_or_else(|| Error::new(CKR_TEMPLATE_INCOMPLETE, "CKA_CLASS is missing"))?;
+        let key_type = agreed(template, CKA_KEY_TYPE, key_type)?;
+        let rules = Class::of(class, key_type)?;
+        let mut draft = Self { clear: Attributes::new(), secret: Attributes::new() };
+        for (kind, value) in template.iter() {
+            let row = rules.row(kind)?;
+            check_shape(row, value)?;
+            let allowed = match row.given {
+                G::Always => true,
+                G::Created => origin == Origin::Created,
+                G::Made => origin != Origin::Created,
+                G::Never => false,
+            };
+            if !allowed {
+                return Err(Error::new(
+                    CKR_ATTRIBUTE_READ_ONLY,
+                    format!("attribute {kind:#x} cannot be given in this template"),
+                ));
+            }
+            draft.section(row).set(kind, value);
+        }
+        draft.clear.set_ulong(CKA_CLASS, class);
+        if let Some(key_type) = key_type {
+            draft.clear.set_ulong(CKA_KEY_TYPE, key_type);
+        }
+        for row in &rules.rows {
+            let missing = !draft.clear.contains(row.kind) && !draft.secret.contains(row.kind);
+            if let (true, Some(value)) = (missing, rules.default(row)) {
+                draft.section(row).set(row.kind, value);
+            }
+        }
+        if matches!(class, CKO_SECRET_KEY | CKO_PUBLIC_KEY | CKO_PRIVATE_KEY) {
+            draft.note_origin(class, origin);
+        }
+        Ok(draft)
+    }
+
+    /// A changed object: `C_SetAttributeValue`, or `C_CopyObject` if `copy`.
+    ///
+    /// # Errors
+    /// `CKR_ACTION_PROHIBITED` if the object forbids it, `CKR_ATTRIBUTE_READ_ONLY`, and those of [`Self::new`].
+    pub fn change(clear: Attributes, secret: Attributes, changes: &Attributes, copy: bool) -> Result<Self> {
+        let class = clear.ulong(CKA_CLASS).unwrap_or(CK_UNAVAILABLE_INFORMATION);
+        let rules = Class::of(class, clear.ulong(CKA_KEY_TYPE))?;
+        let forbidden = if copy { CKA_COPYABLE } else { CKA_MODIFIABLE };
+        if clear.bool(forbidden) == Some(false) {
+            let message = if copy { "the object is not copyable" } else { "the object is not modifiable" };
+            return Err(Error::new(CKR_ACTION_PROHIBITED, message));
+        }
+        let mut draft = Self { clear, secret };
+        for (kind, value) in changes.iter() {
+            let row = rules.row(kind)?;
+            check_shape(row, value)?;
+            let section = draft.section(row);
+            if section.get(kind) == Some(value) {
+                continue;
+            }
+            let to = value == [1];
+            let allowed = match row.change {
+                C::Always => true,
+                C::Never => false,
+                C::ToTrue => to,
+                C::ToFalse => !to,
+                C::Copy => copy,
+                C::CopyToFalse => copy && !to,
+            };
+            if !allowed {
+                return Err(Error::new(
+                    CKR_ATTRIBUTE_READ_ONLY,
+                    format!("attribute {kind:#x} cannot be changed to this value"),
+                ));
+            }
+            section.set(kind, value);
+        }
+        Ok(draft)
+    }
+
+    fn section(&mut self, row: &Row) -> &mut Attributes {
+        if row.sealed { &mut self.secret } else { &mut self.clear }
+    }
+
+    fn note_origin(&mut self, class: CK_OBJECT_CLASS, origin: Origin) {
+        let generated = match origin {
+            Origin::Generated(mechanism) => Some(mechanism),
+            _ => None,
+        };
+        self.clear.set_bool(CKA_LOCAL, generated.is_some());
+        self.clear.set_ulong(CKA_KEY_GEN_MECHANISM, generated.unwrap_or(CK_UNAVAILABLE_INFORMATION));
+        if class == CKO_PUBLIC_KEY {
+            return;
+        }
+        let (always_sensitive, never_extractable) = match origin {
+            Origin::Generated(_) => (true, true),
+            Origin::Derived { always_sensitive, never_extractable } => (always_sensitive, never_extractable),
+            Origin::Created | Origin::Unwrapped => (false, false),
+        };
+        let sensitive = self.clear.bool(CKA_SENSITIVE) == Some(true);
+        let extractable = self.clear.bool(CKA_EXTRACTABLE) == Some(true);
+        self.clear.set_bool(CKA_ALWAYS_SENSITIVE, always_sensitive && sensitive);
+        self.clear.set_bool(CKA_NEVER_EXTRACTABLE, never_extractable && !extractable);
+    }
+}
+
+/// Secrets that are just bytes.
+pub(super) fn is_secret_key_type(key_type: CK_KEY_TYPE) -> bool {
+    matches!(
+        key_type,
+        CKK_AES
+            | CKK_GENERIC_SECRET
+            | CKK_SHA_1_HMAC
+            | CKK_SHA224_HMAC
+            | CKK_SHA256_HMAC
+            | CKK_SHA384_HMAC
+            | CKK_SHA512_HMAC
+    )
+}
+
+/// A value that mechanism and template must agree on.
+fn agreed(template: &Attributes, kind: CK_ATTRIBUTE_TYPE, made: Option<u64>) -> Result<Option<u64>> {
+    match (template.ulong(kind), made) {
+        (Some(given), Some(made)) if given != made => {
+            Err(Error::new(CKR_TEMPLATE_INCONSISTENT, "CKA_CLASS or CKA_KEY_TYPE does not fit the mechanism"))
+        }
+        (None, None) if template.contains(kind) => {
+            Err(Error::new(CKR_ATTRIBUTE_VALUE_INVALID, "CKA_CLASS or CKA_KEY_TYPE is no CK_ULONG"))
+        }
+        (given, made) => Ok(made.or(given)),
+    }
+}
+
+fn check_shape(row: &Row, value: &[u8]) -> Result<()> {
+    let fits = match row.shape {
+        K::Bool => matches!(value, [0 | 1]),
+        K::Ulong => value.len() == 8,
+        K::Date => value.is_empty() || (value.len() == 8 && value.iter().all(u8::is_ascii_digit)),
+        K::Bytes => value.len() <= MAX_VALUE_BYTES,
+    };
+    if fits {
+        return Ok(());
+    }
+    Err(Error::new(
+        CKR_ATTRIBUTE_VALUE_INVALID,
+        format!("attribute {:#x} has a value of a wrong kind", row.kind),
+    ))
+}
+
+/// The longest value: a data object or a certificate.
+const MAX_VALUE_BYTES: usize = 1 << 20;
