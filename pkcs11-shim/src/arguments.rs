@@ -129,10 +129,15 @@ impl<'a> Caller<'a> {
                 let value = value.as_bytes();
                 if !entry.pValue.is_null() {
                     if usize::try_from(entry.ulValueLen).is_ok_and(|room| room < value.len()) {
-                        return Err(Error::new(CKR_BUFFER_TOO_SMALL, "the buffer of an attribute is too small"));
+                        return Err(Error::new(
+                            CKR_BUFFER_TOO_SMALL,
+                            "the buffer of an attribute is too small",
+                        ));
                     }
                     // SAFETY: not NULL, and the caller promises ulValueLen bytes, which suffice.
-                    unsafe { ptr::copy_nonoverlapping(value.as_ptr(), entry.pValue.cast::<u8>(), value.len()) };
+                    unsafe {
+                        ptr::copy_nonoverlapping(value.as_ptr(), entry.pValue.cast::<u8>(), value.len())
+                    };
                 }
                 Ok(value.len() as CK_ULONG)
             });
@@ -306,7 +311,11 @@ impl<T: Copy> OutBuf<'_, T> {
             Room::Bytes(_) => {
                 // SAFETY: not NULL (else it's a query), and the caller promises room for at least as many.
                 unsafe {
-                    ptr::copy_nonoverlapping(list.as_ptr().cast::<u8>(), self.pointer.cast(), size_of_val(list));
+                    ptr::copy_nonoverlapping(
+                        list.as_ptr().cast::<u8>(),
+                        self.pointer.cast(),
+                        size_of_val(list),
+                    );
                 }
                 Ok(())
             }

@@ -96,7 +96,13 @@ impl Catalogue {
     }
 
     /// Takes in what changed in the keystore.
-    fn apply(&mut self, objects: &HandleTable<Object>, slot: CK_SLOT_ID, changes: Changes, private_too: bool) {
+    fn apply(
+        &mut self,
+        objects: &HandleTable<Object>,
+        slot: CK_SLOT_ID,
+        changes: Changes,
+        private_too: bool,
+    ) {
         let behind = if private_too { self.seen.private } else { self.seen.public };
         if changes.revision < behind {
             // Another thread asked later and was faster.

@@ -85,7 +85,9 @@ impl Config {
     /// # Errors
     /// `CKR_FUNCTION_FAILED` with the reason.
     pub fn load() -> Result<Self> {
-        Self::resolve(|name| env::var_os(name).and_then(|value| value.into_string().ok()).filter(|v| !v.is_empty()))
+        Self::resolve(|name| {
+            env::var_os(name).and_then(|value| value.into_string().ok()).filter(|v| !v.is_empty())
+        })
     }
 
     fn resolve(variable: impl Fn(&str) -> Option<String>) -> Result<Self> {
@@ -97,7 +99,8 @@ impl Config {
             None => File::default(),
         };
         let state = variable("HSM_PKCS11_STATE").map(PathBuf::from);
-        let endpoints = variable("HSM_GRPC_ENDPOINT").map(|list| list.split(',').map(|e| e.trim().to_owned()).collect());
+        let endpoints =
+            variable("HSM_GRPC_ENDPOINT").map(|list| list.split(',').map(|e| e.trim().to_owned()).collect());
         let backend = match (&state, &endpoints, file.backend) {
             (Some(_), _, _) => BackendName::Embedded,
             (None, _, Some(named)) => named,
@@ -151,7 +154,9 @@ fn default_state(variable: &impl Fn(&str) -> Option<String>) -> Result<PathBuf> 
     let data = match (variable("XDG_DATA_HOME"), variable("HOME")) {
         (Some(data), _) => PathBuf::from(data),
         (None, Some(home)) => Path::new(&home).join(".local/share"),
-        (None, None) => return Err(bad("set HSM_PKCS11_STATE: neither XDG_DATA_HOME nor HOME is set".into())),
+        (None, None) => {
+            return Err(bad("set HSM_PKCS11_STATE: neither XDG_DATA_HOME nor HOME is set".into()));
+        }
     };
     Ok(data.join("hsm-emulator/pkcs11"))
 }
@@ -165,7 +170,9 @@ mod tests {
     use super::*;
 
     fn resolve(variables: &[(&str, &str)]) -> Result<Config> {
-        Config::resolve(|name| variables.iter().find(|(n, _)| *n == name).map(|(_, value)| (*value).to_owned()))
+        Config::resolve(|name| {
+            variables.iter().find(|(n, _)| *n == name).map(|(_, value)| (*value).to_owned())
+        })
     }
 
     fn with_file(text: &str, more: &[(&str, &str)]) -> Result<Config> {
@@ -187,7 +194,10 @@ mod tests {
     fn an_endpoint_selects_remote_unless_a_state_directory_is_set() {
         let remote = [("HSM_GRPC_ENDPOINT", "unix:/run/hsm, http://localhost:1"), ("HSM_API_KEY", "k")];
         let Config::Remote { endpoints, .. } = resolve(&remote).expect("valid") else { panic!("not remote") };
-        assert_eq!(endpoints, [Endpoint::Unix("/run/hsm".into()), Endpoint::Tcp("http://localhost:1".into())]);
+        assert_eq!(
+            endpoints,
+            [Endpoint::Unix("/run/hsm".into()), Endpoint::Tcp("http://localhost:1".into())]
+        );
         let both = [("HSM_GRPC_ENDPOINT", "unix:/run/hsm"), ("HSM_PKCS11_STATE", "/s")];
         assert_eq!(resolve(&both).expect("valid"), Config::Embedded { state: "/s".into() });
     }

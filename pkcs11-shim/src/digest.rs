@@ -1,10 +1,11 @@
 //! Message digests (section 5.10), computed here.
 
 use cryptoki_sys::*;
+use hsm_emulator::units::Result;
 use hsm_emulator::units::mechanism::Mechanism;
-use hsm_emulator::units::{Error, Result};
+use openssl::hash::MessageDigest;
 
-use crate::local::{DigestKind, Hasher, failed};
+use crate::local::{self, Hasher};
 use crate::mechanisms::MechanismInfo;
 use crate::operation::{begin, cancel, finish, go_on, not_initialized};
 use crate::output::{Output, Room};
@@ -12,7 +13,7 @@ use crate::session::Session;
 
 /// A digest in progress.
 pub struct DigestOperation {
-    kind: DigestKind,
+    function: MessageDigest,
     hasher: Option<Hasher>,
 }
 
@@ -25,9 +26,7 @@ pub fn digest_init(session: &Session, mechanism: Option<&Mechanism>) -> Result<(
     let Some(mechanism) = mechanism else { return cancel(&mut operations.digest) };
     begin(&mut operations.digest, || {
         MechanismInfo::for_use(mechanism, CKF_DIGEST)?;
-        let kind = DigestKind::of_mechanism(mechanism.kind)
-            .ok_or_else(|| Error::new(CKR_MECHANISM_INVALID, "no such digest"))?;
-        Ok(DigestOperation { kind, hasher: None })
+        Ok(DigestOperation { function: local::digest_function(mechanism.kind)?, hasher: None })
     })
 }
 
@@ -40,9 +39,9 @@ pub fn digest(session: &Session, room: Room, data: &[u8]) -> Result<Output> {
         if operation.hasher.is_some() {
             return Err(not_initialized());
         }
-        match Output::without_bytes(room, operation.kind.bytes()) {
+        match Output::without_bytes(room, operation.function.size()) {
             Some(answer) => Ok(answer),
-            None => operation.kind.digest(data).map(Output::Public),
+            None => local::digest(operation.function, data).map(Output::Public),
         }
     })
 }
@@ -55,9 +54,9 @@ pub fn digest_update(session: &Session, data: &[u8]) -> Result<()> {
     go_on(&mut session.operations().digest, |operation| {
         let hasher = match &mut operation.hasher {
             Some(hasher) => hasher,
-            none => none.insert(operation.kind.hasher()?),
+            none => none.insert(local::hasher(operation.function)?),
         };
-        hasher.update(data).map_err(failed)
+        hasher.update(data).map_err(local::failed)
     })
 }
 
@@ -67,12 +66,12 @@ pub fn digest_update(session: &Session, data: &[u8]) -> Result<()> {
 /// `CKR_OPERATION_NOT_INITIALIZED`.
 pub fn digest_final(session: &Session, room: Room) -> Result<Output> {
     finish(&mut session.operations().digest, |operation| {
-        if let Some(answer) = Output::without_bytes(room, operation.kind.bytes()) {
+        if let Some(answer) = Output::without_bytes(room, operation.function.size()) {
             return Ok(answer);
         }
         let digest = match &mut operation.hasher {
-            Some(hasher) => hasher.finish().map_err(failed)?.to_vec(),
-            None => operation.kind.digest(&[])?,
+            Some(hasher) => hasher.finish().map_err(local::failed)?.to_vec(),
+            None => local::digest(operation.function, &[])?,
         };
         Ok(Output::Public(digest))
     })

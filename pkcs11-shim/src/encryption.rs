@@ -47,6 +47,8 @@ enum Mode {
     Counter,
     /// All or nothing, but in parts.
     Gathered { tag_bytes: usize },
+    /// The same with padding.
+    Padded,
     /// In one part only.
     Single,
 }
@@ -84,7 +86,13 @@ pub fn init(
 ///
 /// # Errors
 /// `CKR_OPERATION_NOT_INITIALIZED`, also after a part; the mechanism's own.
-pub fn single(module: &Module, session: &Session, direction: Direction, room: Room, data: &[u8]) -> Result<Output> {
+pub fn single(
+    module: &Module,
+    session: &Session,
+    direction: Direction,
+    room: Room,
+    data: &[u8],
+) -> Result<Output> {
     let mut operations = session.operations();
     finish(direction.place(&mut operations), |operation| operation.single(module, room, data))
 }
@@ -93,7 +101,13 @@ pub fn single(module: &Module, session: &Session, direction: Direction, room: Ro
 ///
 /// # Errors
 /// `CKR_OPERATION_NOT_INITIALIZED`, also for a mechanism without parts; the mechanism's own.
-pub fn update(module: &Module, session: &Session, direction: Direction, room: Room, data: &[u8]) -> Result<Output> {
+pub fn update(
+    module: &Module,
+    session: &Session,
+    direction: Direction,
+    room: Room,
+    data: &[u8],
+) -> Result<Output> {
     let mut operations = session.operations();
     go_on(direction.place(&mut operations), |operation| operation.update(module, room, data))
 }
@@ -118,7 +132,9 @@ impl Direction {
     fn length_error(self) -> Error {
         match self {
             Self::Encrypt => Error::new(CKR_DATA_LEN_RANGE, "the data must fill whole blocks"),
-            Self::Decrypt => Error::new(CKR_ENCRYPTED_DATA_LEN_RANGE, "the encrypted data must fill whole blocks"),
+            Self::Decrypt => {
+                Error::new(CKR_ENCRYPTED_DATA_LEN_RANGE, "the encrypted data must fill whole blocks")
+            }
         }
     }
 }
@@ -135,8 +151,9 @@ impl CipherOperation {
             Direction::Encrypt => (CKF_ENCRYPT, CKA_ENCRYPT),
             Direction::Decrypt => (CKF_DECRYPT, CKA_DECRYPT),
         };
-        let Prepared { key, authorised } = Prepared::check(module, session, &mechanism, key, flag, permission)?;
-        let mode = Mode::of(&mechanism);
+        let Prepared { key, authorised } =
+            Prepared::check(module, session, &mechanism, key, flag, permission)?;
+        let mode = Mode::of(&mechanism, key.restricted());
         Ok(Self { direction, key, mechanism, mode, stage: Stage::Ready, authorised })
     }
 
@@ -153,7 +170,9 @@ impl CipherOperation {
         match room {
             Room::Query => return Ok(Output::Length(bound)),
             // Padding is taken off only by doing it; all other lengths are known.
-            Room::Bytes(bytes) if bytes < bound && self.length_is_exact() => return Ok(Output::TooSmall(bound)),
+            Room::Bytes(bytes) if bytes < bound && self.length_is_exact() => {
+                return Ok(Output::TooSmall(bound));
+            }
             Room::Bytes(_) => {}
         }
         require_authorised(self.authorised)?;
@@ -164,7 +183,7 @@ impl CipherOperation {
     fn update(&mut self, module: &Module, room: Room, data: &[u8]) -> Result<Output> {
         match self.mode {
             Mode::Single => Err(not_initialized()),
-            Mode::Gathered { .. } => {
+            Mode::Gathered { .. } | Mode::Padded => {
                 if room == Room::Query {
                     return Ok(Output::Length(0));
                 }
@@ -195,7 +214,9 @@ impl CipherOperation {
         match (&self.stage, self.mode) {
             (_, Mode::Single) => Err(not_initialized()),
             (Stage::Gathered(gathered), _) => self.whole(module, room, gathered),
-            (Stage::Counter { .. }, _) => Ok(Output::without_bytes(room, 0).unwrap_or(Output::Public(Vec::new()))),
+            (Stage::Counter { .. }, _) => {
+                Ok(Output::without_bytes(room, 0).unwrap_or(Output::Public(Vec::new())))
+            }
             (Stage::Ready, _) => self.whole(module, room, &[]),
             (Stage::Blocks { held, .. }, Mode::Blocks { padded: false, .. }) => {
                 if !held.is_empty() {
@@ -223,7 +244,8 @@ impl CipherOperation {
         };
         let total = held + added;
         let whole = total - total % BLOCK;
-        let holds_back = self.direction == Direction::Decrypt && matches!(self.mode, Mode::Blocks { padded: true, .. });
+        let holds_back =
+            self.direction == Direction::Decrypt && matches!(self.mode, Mode::Blocks { padded: true, .. });
         if holds_back && whole == total { whole.saturating_sub(BLOCK) } else { whole }
     }
 
@@ -241,11 +263,8 @@ impl CipherOperation {
         }
         let from_data = ready - held.len().min(ready);
         let (now, later) = data.split_at(from_data);
-        let input = if held.is_empty() {
-            Cow::Borrowed(now)
-        } else {
-            Cow::Owned([held.as_slice(), now].concat())
-        };
+        let input =
+            if held.is_empty() { Cow::Borrowed(now) } else { Cow::Owned([held.as_slice(), now].concat()) };
         let input = ZeroizingCow(input);
         let chained = matches!(self.mode, Mode::Blocks { chained: true, .. });
         let step = if chained {
@@ -307,8 +326,10 @@ impl CipherOperation {
     /// The length of the whole result; an upper bound if padding comes off.
     fn whole_length(&self, data_len: usize) -> usize {
         match (self.mode, self.direction) {
-            (Mode::Blocks { padded: true, .. }, Direction::Encrypt) => (data_len / BLOCK + 1) * BLOCK,
-            (Mode::Blocks { .. } | Mode::Counter, _) => data_len,
+            (Mode::Blocks { padded: true, .. } | Mode::Padded, Direction::Encrypt) => {
+                (data_len / BLOCK + 1) * BLOCK
+            }
+            (Mode::Blocks { .. } | Mode::Padded | Mode::Counter, _) => data_len,
             (Mode::Gathered { tag_bytes }, Direction::Encrypt) => data_len + tag_bytes,
             (Mode::Gathered { tag_bytes }, Direction::Decrypt) => data_len.saturating_sub(tag_bytes),
             (Mode::Single, _) => self.key.attributes.get(CKA_MODULUS).map_or(0, <[u8]>::len),
@@ -316,7 +337,8 @@ impl CipherOperation {
     }
 
     fn length_is_exact(&self) -> bool {
-        self.direction == Direction::Encrypt || !matches!(self.mode, Mode::Single | Mode::Blocks { padded: true, .. })
+        self.direction == Direction::Encrypt
+            || !matches!(self.mode, Mode::Single | Mode::Padded | Mode::Blocks { padded: true, .. })
     }
 
     fn call(&self, module: &Module, mechanism: &Mechanism, data: &[u8]) -> Result<Output> {
@@ -332,13 +354,17 @@ impl CipherOperation {
 }
 
 impl Mode {
-    fn of(mechanism: &Mechanism) -> Self {
+    /// `restricted`: the key is restricted to certain mechanisms, so padding can't be put together from others.
+    fn of(mechanism: &Mechanism, restricted: bool) -> Self {
         match (mechanism.kind, &mechanism.parameter) {
             (CKM_AES_ECB, _) => Self::Blocks { chained: false, padded: false },
             (CKM_AES_CBC, _) => Self::Blocks { chained: true, padded: false },
+            (CKM_AES_CBC_PAD, _) if restricted => Self::Padded,
             (CKM_AES_CBC_PAD, _) => Self::Blocks { chained: true, padded: true },
             (CKM_AES_CTR, _) => Self::Counter,
-            (CKM_AES_GCM, Parameter::Gcm { tag_bits, .. }) => Self::Gathered { tag_bytes: *tag_bits as usize / 8 },
+            (CKM_AES_GCM, Parameter::Gcm { tag_bits, .. }) => {
+                Self::Gathered { tag_bytes: *tag_bits as usize / 8 }
+            }
             _ => Self::Single,
         }
     }

@@ -153,7 +153,10 @@ impl Role {
         let key = key(module, session, handle)
             .map_err(|_| Error::new(self.handle_invalid, "no visible key has this handle"))?;
         if !key.is(self.permission) {
-            return Err(Error::new(CKR_KEY_FUNCTION_NOT_PERMITTED, "the key's attributes don't permit this use"));
+            return Err(Error::new(
+                CKR_KEY_FUNCTION_NOT_PERMITTED,
+                "the key's attributes don't permit this use",
+            ));
         }
         if !key.key_type().is_some_and(|key_type| info.takes(key_type)) {
             return Err(Error::new(self.type_inconsistent, "the mechanism is not for keys of this type"));
@@ -165,13 +168,13 @@ impl Role {
 
 /// The length of a wrapped key, where it follows from what is known.
 fn wrapped_bytes(wrapping: &Object, mechanism: &Mechanism, wrapped: &Object) -> Option<usize> {
-    if let CKM_RSA_PKCS | CKM_RSA_PKCS_OAEP = mechanism.kind {
+    if let CKM_RSA_PKCS | CKM_RSA_X_509 | CKM_RSA_PKCS_OAEP = mechanism.kind {
         return wrapping.attributes.get(CKA_MODULUS).map(<[u8]>::len);
     }
     let len = usize::try_from(wrapped.attributes.ulong(CKA_VALUE_LEN)?).ok()?;
     match mechanism.kind {
         CKM_AES_KEY_WRAP => Some(len + 8),
-        CKM_AES_KEY_WRAP_KWP => Some(len.next_multiple_of(8) + 8),
+        CKM_AES_KEY_WRAP_PAD | CKM_AES_KEY_WRAP_KWP => Some(len.next_multiple_of(8) + 8),
         CKM_AES_CBC_PAD => Some((len / 16 + 1) * 16),
         _ => None,
     }

@@ -4,7 +4,7 @@ use cryptoki_sys::*;
 use hsm_emulator::units::mechanism::{Mechanism, Parameter};
 use hsm_emulator::units::{Error, Result};
 
-use crate::local::DigestKind;
+use crate::local;
 
 /// What is known of a mechanism before any key is.
 pub struct MechanismInfo {
@@ -27,8 +27,6 @@ pub enum Shape {
     None,
     /// An initialisation vector of so many bytes.
     Iv(usize),
-    /// None, or an initialisation vector of so many bytes.
-    OptionalIv(usize),
     /// `CK_GCM_PARAMS`.
     Gcm,
     /// `CK_AES_CTR_PARAMS`.
@@ -36,7 +34,7 @@ pub enum Shape {
     /// `CK_RSA_PKCS_OAEP_PARAMS`.
     Oaep,
     /// `CK_RSA_PKCS_PSS_PARAMS`; with this digest, if the mechanism hashes itself.
-    Pss(Option<DigestKind>),
+    Pss(Option<CK_MECHANISM_TYPE>),
     /// `CK_ECDH1_DERIVE_PARAMS`.
     Ecdh1,
 }
@@ -77,16 +75,14 @@ impl MechanismInfo {
 impl Shape {
     fn fits(self, parameter: &Parameter) -> bool {
         match (self, parameter) {
-            (Shape::None | Shape::OptionalIv(_), Parameter::None) => true,
-            (Shape::Iv(len) | Shape::OptionalIv(len), Parameter::Bytes(iv)) => iv.len() == len,
+            (Shape::None, Parameter::None) => true,
+            (Shape::Iv(len), Parameter::Bytes(iv)) => iv.len() == len,
             (Shape::Gcm, Parameter::Gcm { .. }) => true,
             (Shape::Ctr, Parameter::Ctr { .. }) => true,
             (Shape::Oaep, Parameter::Oaep { .. }) => true,
             (Shape::Ecdh1, Parameter::Ecdh1 { .. }) => true,
-            (Shape::Pss(None), Parameter::Pss { digest, .. }) => DigestKind::of_mechanism(*digest).is_some(),
-            (Shape::Pss(Some(own)), Parameter::Pss { digest, .. }) => {
-                DigestKind::of_mechanism(*digest) == Some(own)
-            }
+            (Shape::Pss(None), Parameter::Pss { digest, .. }) => local::digest_function(*digest).is_ok(),
+            (Shape::Pss(Some(own)), Parameter::Pss { digest, .. }) => *digest == own,
             _ => false,
         }
     }
@@ -95,19 +91,20 @@ impl Shape {
 /// All mechanisms, in the order of `C_GetMechanismList`.
 pub static MECHANISMS: &[MechanismInfo] = &[
     rsa(CKM_RSA_PKCS_KEY_PAIR_GEN, CKF_GENERATE_KEY_PAIR, Shape::None),
-    rsa(CKM_RSA_PKCS, CIPHER | CKF_WRAP | CKF_UNWRAP | SIGNATURE, Shape::None),
-    rsa(CKM_RSA_PKCS_OAEP, CIPHER | CKF_WRAP | CKF_UNWRAP, Shape::Oaep),
+    rsa(CKM_RSA_PKCS, CIPHER | WRAPPING | SIGNATURE, Shape::None),
+    rsa(CKM_RSA_X_509, CIPHER | WRAPPING | SIGNATURE, Shape::None),
+    rsa(CKM_RSA_PKCS_OAEP, CIPHER | WRAPPING, Shape::Oaep),
     rsa(CKM_RSA_PKCS_PSS, SIGNATURE, Shape::Pss(None)),
     rsa(CKM_SHA1_RSA_PKCS, SIGNATURE, Shape::None),
     rsa(CKM_SHA224_RSA_PKCS, SIGNATURE, Shape::None),
     rsa(CKM_SHA256_RSA_PKCS, SIGNATURE, Shape::None),
     rsa(CKM_SHA384_RSA_PKCS, SIGNATURE, Shape::None),
     rsa(CKM_SHA512_RSA_PKCS, SIGNATURE, Shape::None),
-    rsa(CKM_SHA1_RSA_PKCS_PSS, SIGNATURE, Shape::Pss(Some(DigestKind::Sha1))),
-    rsa(CKM_SHA224_RSA_PKCS_PSS, SIGNATURE, Shape::Pss(Some(DigestKind::Sha224))),
-    rsa(CKM_SHA256_RSA_PKCS_PSS, SIGNATURE, Shape::Pss(Some(DigestKind::Sha256))),
-    rsa(CKM_SHA384_RSA_PKCS_PSS, SIGNATURE, Shape::Pss(Some(DigestKind::Sha384))),
-    rsa(CKM_SHA512_RSA_PKCS_PSS, SIGNATURE, Shape::Pss(Some(DigestKind::Sha512))),
+    rsa(CKM_SHA1_RSA_PKCS_PSS, SIGNATURE, Shape::Pss(Some(CKM_SHA_1))),
+    rsa(CKM_SHA224_RSA_PKCS_PSS, SIGNATURE, Shape::Pss(Some(CKM_SHA224))),
+    rsa(CKM_SHA256_RSA_PKCS_PSS, SIGNATURE, Shape::Pss(Some(CKM_SHA256))),
+    rsa(CKM_SHA384_RSA_PKCS_PSS, SIGNATURE, Shape::Pss(Some(CKM_SHA384))),
+    rsa(CKM_SHA512_RSA_PKCS_PSS, SIGNATURE, Shape::Pss(Some(CKM_SHA512))),
     ec(CKM_EC_KEY_PAIR_GEN, CKF_GENERATE_KEY_PAIR, Shape::None),
     ec(CKM_ECDSA, SIGNATURE, Shape::None),
     ec(CKM_ECDSA_SHA1, SIGNATURE, Shape::None),
@@ -117,13 +114,14 @@ pub static MECHANISMS: &[MechanismInfo] = &[
     ec(CKM_ECDSA_SHA512, SIGNATURE, Shape::None),
     ec(CKM_ECDH1_DERIVE, CKF_DERIVE, Shape::Ecdh1),
     aes(CKM_AES_KEY_GEN, CKF_GENERATE, Shape::None),
-    aes(CKM_AES_ECB, CIPHER, Shape::None),
-    aes(CKM_AES_CBC, CIPHER, Shape::Iv(16)),
-    aes(CKM_AES_CBC_PAD, CIPHER | CKF_WRAP | CKF_UNWRAP, Shape::Iv(16)),
+    aes(CKM_AES_ECB, CIPHER | WRAPPING, Shape::None),
+    aes(CKM_AES_CBC, CIPHER | WRAPPING, Shape::Iv(16)),
+    aes(CKM_AES_CBC_PAD, CIPHER | WRAPPING, Shape::Iv(16)),
     aes(CKM_AES_CTR, CIPHER, Shape::Ctr),
-    aes(CKM_AES_GCM, CIPHER, Shape::Gcm),
-    aes(CKM_AES_KEY_WRAP, CKF_WRAP | CKF_UNWRAP, Shape::OptionalIv(8)),
-    aes(CKM_AES_KEY_WRAP_KWP, CKF_WRAP | CKF_UNWRAP, Shape::OptionalIv(4)),
+    aes(CKM_AES_GCM, CIPHER | WRAPPING, Shape::Gcm),
+    aes(CKM_AES_KEY_WRAP, WRAPPING, Shape::None),
+    aes(CKM_AES_KEY_WRAP_PAD, WRAPPING, Shape::None),
+    aes(CKM_AES_KEY_WRAP_KWP, WRAPPING, Shape::None),
     generic(CKM_GENERIC_SECRET_KEY_GEN, CKF_GENERATE),
     generic(CKM_SHA_1_HMAC, SIGNATURE),
     generic(CKM_SHA224_HMAC, SIGNATURE),
@@ -142,7 +140,7 @@ pub static MECHANISMS: &[MechanismInfo] = &[
 ];
 
 const fn rsa(kind: CK_MECHANISM_TYPE, flags: CK_FLAGS, shape: Shape) -> MechanismInfo {
-    MechanismInfo { kind, key_types: &[CKK_RSA], key_sizes: (1024, 4096), flags, shape }
+    MechanismInfo { kind, key_types: &[CKK_RSA], key_sizes: (1024, 8192), flags, shape }
 }
 
 const fn ec(kind: CK_MECHANISM_TYPE, flags: CK_FLAGS, shape: Shape) -> MechanismInfo {
@@ -163,7 +161,7 @@ const fn generic(kind: CK_MECHANISM_TYPE, flags: CK_FLAGS) -> MechanismInfo {
         CKK_SHA384_HMAC,
         CKK_SHA512_HMAC,
     ];
-    MechanismInfo { kind, key_types: HMAC_KEYS, key_sizes: (1, 512), flags, shape: Shape::None }
+    MechanismInfo { kind, key_types: HMAC_KEYS, key_sizes: (1, 4096), flags, shape: Shape::None }
 }
 
 const fn digest(kind: CK_MECHANISM_TYPE) -> MechanismInfo {
@@ -171,4 +169,5 @@ const fn digest(kind: CK_MECHANISM_TYPE) -> MechanismInfo {
 }
 
 const SIGNATURE: CK_FLAGS = CKF_SIGN | CKF_VERIFY;
+const WRAPPING: CK_FLAGS = CKF_WRAP | CKF_UNWRAP;
 const CIPHER: CK_FLAGS = CKF_ENCRYPT | CKF_DECRYPT;

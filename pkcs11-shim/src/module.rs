@@ -125,7 +125,10 @@ pub fn padded<const N: usize>(text: &str) -> [u8; N] {
 /// The version of this library.
 pub fn library_version() -> CK_VERSION {
     let number = |text: &str| text.parse().unwrap_or(0);
-    CK_VERSION { major: number(env!("CARGO_PKG_VERSION_MAJOR")), minor: number(env!("CARGO_PKG_VERSION_MINOR")) }
+    CK_VERSION {
+        major: number(env!("CARGO_PKG_VERSION_MAJOR")),
+        minor: number(env!("CARGO_PKG_VERSION_MINOR")),
+    }
 }
 
 /// A child process inherits its parent's module. Its sockets and files are the parent's: forget them, unclosed.

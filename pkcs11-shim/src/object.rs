@@ -70,6 +70,11 @@ impl Object {
         }
     }
 
+    /// Does the key list the mechanisms that it may be used with?
+    pub fn restricted(&self) -> bool {
+        self.attributes.get(CKA_ALLOWED_MECHANISMS).is_some_and(|list| !list.is_empty())
+    }
+
     /// The object class.
     pub fn class(&self) -> Option<CK_OBJECT_CLASS> {
         self.attributes.ulong(CKA_CLASS)
@@ -274,9 +279,10 @@ pub fn find_objects_init(module: &Module, session: &Session, template: &Attribut
     begin(&mut operations.find, || {
         catalogue::refresh(module, &session.slot)?;
         let private_too = session.slot.user_logged_in();
-        let found = read(&session.slot.catalogue).find(&module.objects, template, private_too, |object, sealed| {
-            catalogue::sealed_matches(&*module.backend, object, sealed)
-        });
+        let found =
+            read(&session.slot.catalogue).find(&module.objects, template, private_too, |object, sealed| {
+                catalogue::sealed_matches(&*module.backend, object, sealed)
+            });
         Ok(Find::new(found))
     })
 }
@@ -301,7 +307,10 @@ pub fn find_objects_final(session: &Session) -> Result<()> {
 
 fn require_login_for(session: &Session, private: bool) -> Result<()> {
     if private && !session.slot.user_logged_in() {
-        return Err(Error::new(CKR_USER_NOT_LOGGED_IN, "private objects are the user's, who is not logged in"));
+        return Err(Error::new(
+            CKR_USER_NOT_LOGGED_IN,
+            "private objects are the user's, who is not logged in",
+        ));
     }
     Ok(())
 }

@@ -93,7 +93,10 @@ impl Prepared {
         let info = MechanismInfo::for_use(mechanism, flag)?;
         let key = key(module, session, handle)?;
         if !key.is(permission) {
-            return Err(Error::new(CKR_KEY_FUNCTION_NOT_PERMITTED, "the key's attributes don't permit this use"));
+            return Err(Error::new(
+                CKR_KEY_FUNCTION_NOT_PERMITTED,
+                "the key's attributes don't permit this use",
+            ));
         }
         if !key.key_type().is_some_and(|key_type| info.takes(key_type)) {
             return Err(Error::new(CKR_KEY_TYPE_INCONSISTENT, "the mechanism is not for keys of this type"));
@@ -134,7 +137,10 @@ pub fn begin<T>(place: &mut Option<T>, make: impl FnOnce() -> Result<T>) -> Resu
 /// # Errors
 /// `CKR_ARGUMENTS_BAD` if there is none.
 pub fn cancel<T>(place: &mut Option<T>) -> Result<()> {
-    place.take().map(drop).ok_or_else(|| Error::new(CKR_ARGUMENTS_BAD, "no mechanism, and no operation to cancel"))
+    place
+        .take()
+        .map(drop)
+        .ok_or_else(|| Error::new(CKR_ARGUMENTS_BAD, "no mechanism, and no operation to cancel"))
 }
 
 /// A step after which the operation goes on, unless it fails.

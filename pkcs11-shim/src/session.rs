@@ -46,7 +46,10 @@ impl Session {
     /// `CKR_GENERAL_ERROR` after [`Session::poison`].
     pub fn check_sound(&self) -> Result<()> {
         if self.poisoned.load(Ordering::Relaxed) {
-            return Err(Error::new(CKR_GENERAL_ERROR, "an earlier call on this session failed inside the library"));
+            return Err(Error::new(
+                CKR_GENERAL_ERROR,
+                "an earlier call on this session failed inside the library",
+            ));
         }
         Ok(())
     }
@@ -198,7 +201,8 @@ pub fn logout(module: &Module, session: &Session) -> Result<()> {
         }
         usage.login = Login::Public;
     }
-    let private = module.objects.matching(|o| o.slot == session.slot.id && o.private && o.session().is_some());
+    let private =
+        module.objects.matching(|o| o.slot == session.slot.id && o.private && o.session().is_some());
     for (handle, object) in private {
         write(&session.slot.catalogue).remove(&module.objects, handle);
         if let Some(owner) = object.session().and_then(|owner| module.sessions.get(owner)) {

@@ -7,11 +7,12 @@ use std::sync::Arc;
 
 use cryptoki_sys::*;
 use hsm_emulator::units::Result;
-use hsm_emulator::units::mechanism::Mechanism;
+use hsm_emulator::units::mechanism::{Mechanism, digest};
+use openssl::hash::MessageDigest;
 use zeroize::Zeroizing;
 
-use crate::curves::Curve;
-use crate::local::{DigestKind, Hasher};
+use crate::curves;
+use crate::local::{self, Hasher};
 use crate::module::Module;
 use crate::object::Object;
 use crate::operation::{Prepared, begin, cancel, finish, gather, go_on, not_initialized, require_authorised};
@@ -44,8 +45,8 @@ enum Hash {
     None,
     /// The mechanism reads everything itself, in parts if need be.
     Inside,
-    /// Hashed here.
-    Here(DigestKind, &'static [u8]),
+    /// Hashed here, by the digest of this mechanism.
+    Here(CK_MECHANISM_TYPE, MessageDigest),
 }
 
 enum Stage {
@@ -67,8 +68,10 @@ pub fn sign_init(
     let mut operations = session.operations();
     let Some(mechanism) = mechanism else { return cancel(&mut operations.sign) };
     begin(&mut operations.sign, || {
-        let Prepared { key, authorised } = Prepared::check(module, session, &mechanism, key, CKF_SIGN, CKA_SIGN)?;
-        Ok(SignOperation { key, message: Message::new(mechanism), authorised })
+        let Prepared { key, authorised } =
+            Prepared::check(module, session, &mechanism, key, CKF_SIGN, CKA_SIGN)?;
+        let message = Message::new(mechanism, &key);
+        Ok(SignOperation { key, message, authorised })
     })
 }
 
@@ -122,8 +125,10 @@ impl SignOperation {
 
 impl Message {
     /// Nothing of it is known yet but the mechanism.
-    pub fn new(mechanism: Mechanism) -> Self {
-        Self { scheme: Scheme::of(mechanism), stage: Stage::Ready }
+    pub fn new(mechanism: Mechanism, key: &Object) -> Self {
+        // A public key is used here, where nobody but this library asks for the raw mechanism.
+        let whole = key.restricted() && key.class() != Some(CKO_PUBLIC_KEY);
+        Self { scheme: Scheme::of(mechanism, whole), stage: Stage::Ready }
     }
 
     /// The mechanism that signs or verifies what [`Message::end`] gives.
@@ -150,7 +155,9 @@ impl Message {
     pub fn whole(&self, data: &[u8]) -> Result<Option<Vec<u8>>> {
         match self.scheme.hash {
             Hash::None | Hash::Inside => Ok(None),
-            Hash::Here(digest, prefix) => Ok(Some([prefix, &digest.digest(data)?].concat())),
+            Hash::Here(digest, function) => {
+                self.scheme.framed(digest, local::digest(function, data)?).map(Some)
+            }
         }
     }
 
@@ -164,7 +171,7 @@ impl Message {
             self.stage = self.scheme.first_stage()?;
         }
         match &mut self.stage {
-            Stage::Hashing(hasher) => hasher.update(data).map_err(crate::local::failed),
+            Stage::Hashing(hasher) => hasher.update(data).map_err(local::failed),
             Stage::Gathering(gathered) => gather(gathered, data),
             Stage::Ready => Err(not_initialized()),
         }
@@ -180,9 +187,9 @@ impl Message {
             stage => stage,
         };
         match (stage, &self.scheme.hash) {
-            (Stage::Hashing(mut hasher), Hash::Here(_, prefix)) => {
-                let digest = hasher.finish().map_err(crate::local::failed)?;
-                Ok(Zeroizing::new([*prefix, &*digest].concat()))
+            (Stage::Hashing(mut hasher), Hash::Here(digest, _)) => {
+                let hash = hasher.finish().map_err(local::failed)?.to_vec();
+                self.scheme.framed(*digest, hash).map(Zeroizing::new)
             }
             (Stage::Gathering(gathered), _) => Ok(gathered),
             _ => Err(not_initialized()),
@@ -191,63 +198,42 @@ impl Message {
 }
 
 impl Scheme {
-    fn of(mechanism: Mechanism) -> Self {
-        use DigestKind::{Sha1, Sha224, Sha256, Sha384, Sha512};
-        let (raw, digest) = match mechanism.kind {
-            CKM_SHA1_RSA_PKCS => (CKM_RSA_PKCS, Sha1),
-            CKM_SHA224_RSA_PKCS => (CKM_RSA_PKCS, Sha224),
-            CKM_SHA256_RSA_PKCS => (CKM_RSA_PKCS, Sha256),
-            CKM_SHA384_RSA_PKCS => (CKM_RSA_PKCS, Sha384),
-            CKM_SHA512_RSA_PKCS => (CKM_RSA_PKCS, Sha512),
-            CKM_SHA1_RSA_PKCS_PSS => (CKM_RSA_PKCS_PSS, Sha1),
-            CKM_SHA224_RSA_PKCS_PSS => (CKM_RSA_PKCS_PSS, Sha224),
-            CKM_SHA256_RSA_PKCS_PSS => (CKM_RSA_PKCS_PSS, Sha256),
-            CKM_SHA384_RSA_PKCS_PSS => (CKM_RSA_PKCS_PSS, Sha384),
-            CKM_SHA512_RSA_PKCS_PSS => (CKM_RSA_PKCS_PSS, Sha512),
-            CKM_ECDSA_SHA1 => (CKM_ECDSA, Sha1),
-            CKM_ECDSA_SHA224 => (CKM_ECDSA, Sha224),
-            CKM_ECDSA_SHA256 => (CKM_ECDSA, Sha256),
-            CKM_ECDSA_SHA384 => (CKM_ECDSA, Sha384),
-            CKM_ECDSA_SHA512 => (CKM_ECDSA, Sha512),
-            kind => {
-                let hash = if hmac_bytes(kind).is_some() { Hash::Inside } else { Hash::None };
-                return Self { mechanism, hash };
+    /// `whole`: the key is restricted to certain mechanisms, so the HSM must be asked for the very one.
+    fn of(mechanism: Mechanism, whole: bool) -> Self {
+        if let Some((digest, raw)) = digest::hash_and_sign(mechanism.kind)
+            && let Ok(function) = local::digest_function(digest)
+        {
+            if whole {
+                return Self { mechanism, hash: Hash::Inside };
             }
-        };
-        let prefix = if raw == CKM_RSA_PKCS { digest.digest_info_prefix() } else { &[] };
-        let mechanism = Mechanism { kind: raw, parameter: mechanism.parameter };
-        Self { mechanism, hash: Hash::Here(digest, prefix) }
+            let mechanism = Mechanism { kind: raw, parameter: mechanism.parameter };
+            return Self { mechanism, hash: Hash::Here(digest, function) };
+        }
+        let hash = if digest::hmac_digest(mechanism.kind).is_some() { Hash::Inside } else { Hash::None };
+        Self { mechanism, hash }
+    }
+
+    /// What the mechanism that does not hash wants: the hash, for PKCS #1 in a DigestInfo.
+    fn framed(&self, digest: CK_MECHANISM_TYPE, hash: Vec<u8>) -> Result<Vec<u8>> {
+        if self.mechanism.kind == CKM_RSA_PKCS { digest::digest_info(digest, &hash) } else { Ok(hash) }
     }
 
     fn first_stage(&self) -> Result<Stage> {
         match self.hash {
             Hash::None => Err(not_initialized()),
             Hash::Inside => Ok(Stage::Gathering(Zeroizing::default())),
-            Hash::Here(digest, _) => Ok(Stage::Hashing(digest.hasher()?)),
+            Hash::Here(_, function) => Ok(Stage::Hashing(local::hasher(function)?)),
         }
     }
 }
 
 /// The length of a signature, from what is known of the key.
 pub fn signature_bytes(key: &Object, mechanism: &Mechanism) -> usize {
-    if let Some(len) = hmac_bytes(mechanism.kind) {
-        return len;
+    if let Some(Ok(function)) = digest::hmac_digest(mechanism.kind).map(local::digest_function) {
+        return function.size();
     }
     match key.key_type() {
         Some(CKK_RSA) => key.attributes.get(CKA_MODULUS).map_or(0, <[u8]>::len),
-        // An unknown curve: the largest there is, which is only an upper bound.
-        _ => 2 * Curve::of(&key.attributes).map_or(66, |curve| curve.order_bytes),
+        _ => 2 * curves::order_bytes(&key.attributes).unwrap_or(curves::LARGEST_ORDER_BYTES),
     }
-}
-
-fn hmac_bytes(kind: CK_MECHANISM_TYPE) -> Option<usize> {
-    let digest = match kind {
-        CKM_SHA_1_HMAC => DigestKind::Sha1,
-        CKM_SHA224_HMAC => DigestKind::Sha224,
-        CKM_SHA256_HMAC => DigestKind::Sha256,
-        CKM_SHA384_HMAC => DigestKind::Sha384,
-        CKM_SHA512_HMAC => DigestKind::Sha512,
-        _ => return None,
-    };
-    Some(digest.bytes())
 }

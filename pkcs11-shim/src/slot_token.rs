@@ -204,8 +204,8 @@ pub fn mechanism_list(module: &Module, id: CK_SLOT_ID) -> Result<Vec<CK_MECHANIS
 pub fn mechanism_info(module: &Module, id: CK_SLOT_ID, kind: CK_MECHANISM_TYPE) -> Result<CK_MECHANISM_INFO> {
     slot(module, id)?;
     let info = MechanismInfo::of(kind)?;
-    let (ulMinKeySize, ulMaxKeySize) = info.key_sizes;
-    Ok(CK_MECHANISM_INFO { ulMinKeySize, ulMaxKeySize, flags: info.flags })
+    let (min, max) = info.key_sizes;
+    Ok(CK_MECHANISM_INFO { ulMinKeySize: min, ulMaxKeySize: max, flags: info.flags })
 }
 
 /// `C_InitToken`. The slot keeps its number until the library is initialised again.

@@ -32,7 +32,8 @@ pub fn verify_init(
     let Some(mechanism) = mechanism else { return cancel(&mut operations.verify) };
     begin(&mut operations.verify, || {
         let Prepared { key, .. } = Prepared::check(module, session, &mechanism, key, CKF_VERIFY, CKA_VERIFY)?;
-        Ok(VerifyOperation { key, message: Message::new(mechanism) })
+        let message = Message::new(mechanism, &key);
+        Ok(VerifyOperation { key, message })
     })
 }
 

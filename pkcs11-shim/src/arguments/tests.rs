@@ -91,7 +91,8 @@ fn every_attribute_is_answered_even_after_a_failure() {
 
 fn parsed<T>(kind: CK_MECHANISM_TYPE, parameter: &mut T, len: usize) -> Result<Mechanism> {
     let pointer: *mut T = parameter;
-    let mechanism = CK_MECHANISM { mechanism: kind, pParameter: pointer.cast(), ulParameterLen: len as CK_ULONG };
+    let mechanism =
+        CK_MECHANISM { mechanism: kind, pParameter: pointer.cast(), ulParameterLen: len as CK_ULONG };
     caller().mechanism(&raw const mechanism)
 }
 
@@ -121,7 +122,10 @@ fn parameters_are_checked() {
         assert_eq!(code(parsed(CKM_AES_GCM, &mut bad, size)), CKR_MECHANISM_PARAM_INVALID);
     }
     let mut ctr = CK_AES_CTR_PARAMS { ulCounterBits: 0, cb: [0; 16] };
-    assert_eq!(code(parsed(CKM_AES_CTR, &mut ctr, size_of::<CK_AES_CTR_PARAMS>())), CKR_MECHANISM_PARAM_INVALID);
+    assert_eq!(
+        code(parsed(CKM_AES_CTR, &mut ctr, size_of::<CK_AES_CTR_PARAMS>())),
+        CKR_MECHANISM_PARAM_INVALID
+    );
     let plain = CK_MECHANISM { mechanism: CKM_AES_CBC, pParameter: ptr::null_mut(), ulParameterLen: 16 };
     assert_eq!(code(caller().mechanism(&raw const plain)), CKR_MECHANISM_PARAM_INVALID);
 }

@@ -114,10 +114,7 @@ pub trait Backend: Send + Sync {
     fn changes(&self, serial: &str, grant: Option<&Grant>, since: u64) -> Result<Changes>;
 }
 
-/// Identity of a token object, for ever and in every process.
-pub type ObjectId = [u8; 16];
-
-pub use hsm_emulator::services::tokens::{Changes, Grant, Token, User};
+pub use hsm_emulator::services::tokens::{Changes, Grant, ObjectId, Token, User};
 
 pub mod embedded;
 pub mod remote;
