@@ -164,3 +164,85 @@ const SALT_BYTES: usize = 32;
 const HEADER_BYTES: usize = 102;
 const TAG_BYTES: usize = 16;
 const FORMAT_VERSION: [u8; 2] = [0x48, 0x01];
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn master_key(byte: u8) -> MasterKey {
+        MasterKey::new(Box::new(Zeroizing::new([byte; 32])))
+    }
+
+    fn clear() -> Attributes {
+        Attributes::new().with_ulong(cryptoki_sys::CKA_CLASS, cryptoki_sys::CKO_SECRET_KEY).with(3, *b"golden")
+    }
+
+    fn secret() -> Attributes {
+        Attributes::new().with(cryptoki_sys::CKA_VALUE, *b"0123456789abcdef")
+    }
+
+    /// A blob that format version 1 made, under the master key 11 11 .. 11. It must open for ever.
+    #[test]
+    fn golden_blob_of_version_1_opens() {
+        let bytes = hex::decode(include_str!("../../testdata/key-blob-v1.hex").trim()).expect("hex");
+        let blob = KeyBlob::parse(&bytes).expect("parse");
+        assert_eq!(blob.open(&master_key(0x11)).expect("open"), (clear(), secret()));
+    }
+
+    #[test]
+    fn another_master_key_is_named_as_the_reason() {
+        let blob = KeyBlob::seal(&master_key(0x11), &clear(), &secret()).expect("seal");
+        let error = blob.open(&master_key(0x22)).expect_err("other key");
+        assert_eq!(error.code, vendor::CKR_IBM_WKID_MISMATCH);
+    }
+
+    #[test]
+    fn the_secret_part_is_not_in_the_blob_and_no_two_are_alike() {
+        let blob = KeyBlob::seal(&master_key(0x11), &clear(), &secret()).expect("seal");
+        let other = KeyBlob::seal(&master_key(0x11), &clear(), &secret()).expect("seal");
+        assert!(!blob.as_bytes().windows(16).any(|w| w == b"0123456789abcdef"));
+        assert_ne!(blob, other);
+        assert!(!format!("{blob:?}").contains("golden"));
+    }
+
+    /// Every byte of a blob, changed in every possible way that proptest comes up with, makes it refused
+    /// with the error that says so.
+    #[test]
+    fn every_changed_byte_is_noticed() {
+        let blob = KeyBlob::seal(&master_key(0x11), &clear(), &secret()).expect("seal");
+        for position in 0..blob.as_bytes().len() {
+            proptest!(ProptestConfig::with_cases(8), |(flip in 1u8..)| {
+                let mut bytes = blob.as_bytes().to_vec();
+                bytes[position] ^= flip;
+                let refused = KeyBlob::parse(&bytes).and_then(|blob| blob.open(&master_key(0x11)));
+                let code = refused.expect_err("altered").code;
+                let wkid = (WKID_OFFSET..WKID_OFFSET + WKID_BYTES).contains(&position);
+                prop_assert_eq!(
+                    code,
+                    if wkid { vendor::CKR_IBM_WKID_MISMATCH } else { vendor::CKR_IBM_BLOBKEY_CONFLICT }
+                );
+            });
+        }
+        for len in 0..blob.as_bytes().len() {
+            let cut = KeyBlob::parse(&blob.as_bytes()[..len]).and_then(|blob| blob.open(&master_key(0x11)));
+            assert_eq!(cut.expect_err("cut").code, vendor::CKR_IBM_BLOBKEY_CONFLICT);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn hostile_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+            let mut header = vec![0; 64];
+            header.extend_from_slice(&FORMAT_VERSION);
+            header.extend_from_slice(&bytes);
+            for bytes in [bytes, header] {
+                if let Ok(blob) = KeyBlob::parse(&bytes) {
+                    blob.attributes().ok();
+                    prop_assert!(blob.open(&master_key(0x11)).is_err());
+                }
+            }
+        }
+    }
+}

@@ -150,3 +150,57 @@ const LOCATION: u64 = 2;
 const CURRENT: u64 = 3;
 const NEW_UNCOMMITTED: u64 = 4;
 const NEW_COMMITTED: u64 = 5;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::units::CryptoUnit;
+
+    /// The state of a unit that format version 1 wrote: master key 11 11 .. 11 current, 22 22 .. 22 pending.
+    fn golden() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/unit-v1")
+    }
+
+    #[test]
+    fn golden_state_of_version_1_loads() {
+        let state = StateFile::open(&golden()).and_then(|file| file.load()).expect("load");
+        assert_eq!((state.serial.as_str(), state.location.as_str()), ("0BADCAFE", "[us-south].[AZ1-CS1].[00].[00]"));
+        let current = state.registers.current().expect("valid").verification_pattern().to_hex();
+        assert!(current.starts_with("c2ad0a997751e04066912fa490a9976d"));
+        let NewRegister::FullUncommitted(pending) = state.registers.new else { panic!("nothing pending") };
+        assert!(pending.verification_pattern().to_hex().starts_with("5c1b924542fecd099a9568826bce5018"));
+    }
+
+    #[test]
+    fn every_changed_byte_of_state_and_device_secret_is_noticed() {
+        let dir = tempfile::tempdir().expect("dir");
+        for name in [STATE, DEVICE_SECRET] {
+            fs::copy(golden().join(name), dir.path().join(name)).expect("copy");
+        }
+        for name in [STATE, DEVICE_SECRET] {
+            let path = dir.path().join(name);
+            let original = fs::read(&path).expect("read");
+            for position in 0..original.len() {
+                for flip in [0x01, 0x80, 0xff] {
+                    let mut altered = original.clone();
+                    altered[position] ^= flip;
+                    fs::write(&path, &altered).expect("write");
+                    let error = CryptoUnit::open(dir.path()).expect_err("altered");
+                    assert_eq!(error.code, vendor::CKR_IBM_TRANSPORT_INVALID, "{name}, byte {position}");
+                    assert!(error.message.contains("state"), "{error}");
+                }
+                fs::write(&path, &original[..position]).expect("write");
+                let error = CryptoUnit::open(dir.path()).expect_err("cut short");
+                assert_eq!(error.code, vendor::CKR_IBM_TRANSPORT_INVALID, "{name}, cut at {position}");
+            }
+            fs::write(&path, &original).expect("restore");
+        }
+        CryptoUnit::open(dir.path()).expect("restored");
+    }
+
+    #[test]
+    fn the_master_key_is_not_on_the_disk_in_clear() {
+        let state = fs::read(golden().join(STATE)).expect("read");
+        assert!(!state.windows(8).any(|w| w == [0x11; 8]));
+    }
+}

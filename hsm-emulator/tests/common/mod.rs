@@ -1,0 +1,18 @@
+//! A region in a temporary directory.
+#![allow(dead_code, clippy::expect_used)]
+
+use std::path::Path;
+use std::sync::Arc;
+
+use hsm_emulator::services::region::{Layout, Region};
+use hsm_emulator::units::CryptoUnit;
+
+pub fn region(dir: &Path, units: usize) -> Arc<Region> {
+    Arc::new(Region::open(dir, &Layout { region: "us-south".into(), units }).expect("open the region"))
+}
+
+pub fn unit(dir: &Path) -> CryptoUnit {
+    let unit = CryptoUnit::create(&dir.join("unit"), "[us-south].[AZ1-CS1].[00].[00]").expect("create");
+    unit.generate_master_key().expect("master key");
+    unit
+}

@@ -1,0 +1,156 @@
+//! Tokens: PINs, and who may see which object.
+#![allow(clippy::expect_used)]
+
+mod common;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use common::region;
+use cryptoki_sys::*;
+use hsm_emulator::services::tokens::{MAX_PIN_FAILURES, Tokens, User};
+use hsm_emulator::units::{Attributes, Error, KeyBlob};
+
+struct Fixture {
+    _dir: tempfile::TempDir,
+    region: Arc<hsm_emulator::services::region::Region>,
+    tokens: Tokens,
+    serial: String,
+}
+
+fn fixture() -> Fixture {
+    let dir = tempfile::tempdir().expect("dir");
+    let region = region(dir.path(), 1);
+    let tokens = Tokens::new(region.clone()).expect("tokens");
+    let serial = tokens.init(None, b"so-pin", "token").expect("init").serial;
+    let so = tokens.login(&serial, User::So, b"so-pin").expect("SO");
+    tokens.init_pin(&so, b"user-pin").expect("init PIN");
+    Fixture { _dir: dir, region, tokens, serial }
+}
+
+fn data(region: &hsm_emulator::services::region::Region, private: bool) -> KeyBlob {
+    let template = Attributes::new()
+        .with_ulong(CKA_CLASS, CKO_DATA)
+        .with_bool(CKA_TOKEN, true)
+        .with_bool(CKA_PRIVATE, private)
+        .with(CKA_VALUE, *b"value");
+    region.unit().and_then(|unit| unit.create_object(&template)).expect("data object")
+}
+
+fn code<T: std::fmt::Debug>(outcome: Result<T, Error>) -> u64 {
+    outcome.expect_err("must be refused").code
+}
+
+#[test]
+fn private_objects_need_the_users_login() {
+    let f = fixture();
+    let user = f.tokens.login(&f.serial, User::User, b"user-pin").expect("user");
+    let so = f.tokens.login(&f.serial, User::So, b"so-pin").expect("SO");
+    let (public, private) = (data(&f.region, false), data(&f.region, true));
+    f.tokens.put_object(&f.serial, None, [1; 16], &public, true).expect("public");
+    for grant in [None, Some(&so)] {
+        assert_eq!(code(f.tokens.put_object(&f.serial, grant, [2; 16], &private, true)), CKR_USER_NOT_LOGGED_IN);
+    }
+    f.tokens.put_object(&f.serial, Some(&user), [2; 16], &private, true).expect("private");
+    let ids = |grant| {
+        let changes = f.tokens.changes(&f.serial, grant, 0).expect("changes");
+        changes.stored.iter().map(|(id, _)| id[0]).collect::<Vec<_>>()
+    };
+    assert_eq!(ids(None), [1]);
+    assert_eq!(ids(Some(&so)), [1]);
+    assert_eq!(ids(Some(&user)), [1, 2]);
+    assert_eq!(code(f.tokens.delete_object(&f.serial, None, [2; 16])), CKR_USER_NOT_LOGGED_IN);
+    // A private object cannot be made public by storing another in its place.
+    assert_eq!(code(f.tokens.put_object(&f.serial, None, [2; 16], &public, false)), CKR_USER_NOT_LOGGED_IN);
+    let revision = f.tokens.changes(&f.serial, Some(&user), 0).expect("changes").revision;
+    f.tokens.delete_object(&f.serial, Some(&user), [2; 16]).expect("delete");
+    let changes = f.tokens.changes(&f.serial, Some(&user), revision).expect("changes");
+    assert_eq!((changes.deleted.as_slice(), changes.stored.len()), ([[2; 16]].as_slice(), 0));
+    assert_eq!(code(f.tokens.delete_object(&f.serial, Some(&user), [2; 16])), CKR_OBJECT_HANDLE_INVALID);
+    assert_eq!(
+        code(f.tokens.put_object(&f.serial, None, [1; 16], &public, true)),
+        CKR_OBJECT_HANDLE_INVALID,
+        "an id is used once"
+    );
+}
+
+#[test]
+fn a_grant_ends_with_the_pin_and_belongs_to_one_token() {
+    let f = fixture();
+    let other = f.tokens.init(None, b"so-pin", "other").expect("init").serial;
+    let user = f.tokens.login(&f.serial, User::User, b"user-pin").expect("user");
+    let private = data(&f.region, true);
+    assert_eq!(code(f.tokens.put_object(&other, Some(&user), [1; 16], &private, true)), CKR_USER_NOT_LOGGED_IN);
+    assert_eq!(code(f.tokens.init_pin(&user, b"1234")), CKR_USER_NOT_LOGGED_IN);
+    assert_eq!(code(f.tokens.set_pin(&f.serial, User::User, b"wrong", b"new-pin")), CKR_PIN_INCORRECT);
+    assert_eq!(code(f.tokens.set_pin(&f.serial, User::User, b"user-pin", b"123")), CKR_PIN_LEN_RANGE);
+    f.tokens.set_pin(&f.serial, User::User, b"user-pin", b"new-pin").expect("set PIN");
+    assert_eq!(code(f.tokens.changes(&f.serial, Some(&user), 0)), CKR_USER_NOT_LOGGED_IN);
+    assert_eq!(code(f.tokens.login(&f.serial, User::User, b"user-pin")), CKR_PIN_INCORRECT);
+    f.tokens.login(&f.serial, User::User, b"new-pin").expect("new PIN");
+}
+
+#[test]
+fn wrong_pins_are_counted_and_lock_and_the_so_unlocks() {
+    let f = fixture();
+    for _ in 1..MAX_PIN_FAILURES {
+        assert_eq!(code(f.tokens.login(&f.serial, User::User, b"wrong")), CKR_PIN_INCORRECT);
+    }
+    assert_eq!(f.tokens.list().expect("list")[0].user_pin_failures, MAX_PIN_FAILURES - 1);
+    f.tokens.login(&f.serial, User::User, b"user-pin").expect("the right one resets the count");
+    assert_eq!(f.tokens.list().expect("list")[0].user_pin_failures, 0);
+    for _ in 1..MAX_PIN_FAILURES {
+        assert_eq!(code(f.tokens.login(&f.serial, User::User, b"wrong")), CKR_PIN_INCORRECT);
+    }
+    assert_eq!(code(f.tokens.login(&f.serial, User::User, b"wrong")), CKR_PIN_LOCKED);
+    // Locked for the right PIN too, though this process has recognised it before; also after a restart.
+    assert_eq!(code(f.tokens.login(&f.serial, User::User, b"user-pin")), CKR_PIN_LOCKED);
+    let restarted = Tokens::new(f.region.clone()).expect("tokens");
+    assert_eq!(code(restarted.login(&f.serial, User::User, b"user-pin")), CKR_PIN_LOCKED);
+    let so = restarted.login(&f.serial, User::So, b"so-pin").expect("SO");
+    restarted.init_pin(&so, b"fresh-pin").expect("unlock");
+    restarted.login(&f.serial, User::User, b"fresh-pin").expect("unlocked");
+}
+
+#[test]
+fn guesses_at_the_same_time_are_no_more_than_allowed() {
+    let f = fixture();
+    let compared = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..32 {
+            scope.spawn(|| {
+                let before = f.tokens.login(&f.serial, User::User, b"wrong").expect_err("wrong");
+                // "the PIN is wrong" is said after a comparison only.
+                if before.message.contains("is wrong") {
+                    compared.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+    });
+    assert_eq!(compared.load(Ordering::Relaxed), MAX_PIN_FAILURES as usize);
+}
+
+#[test]
+fn a_token_is_erased_by_its_so_only() {
+    let f = fixture();
+    let public = data(&f.region, false);
+    f.tokens.put_object(&f.serial, None, [1; 16], &public, true).expect("put");
+    assert_eq!(code(f.tokens.init(Some(&f.serial), b"wrong", "again")), CKR_PIN_INCORRECT);
+    let token = f.tokens.init(Some(&f.serial), b"so-pin", "again").expect("init again");
+    assert_eq!((token.label.as_str(), token.user_pin_initialized), ("again", false));
+    assert!(f.tokens.changes(&f.serial, None, 0).expect("changes").stored.is_empty());
+    assert_eq!(code(f.tokens.login(&f.serial, User::User, b"user-pin")), CKR_USER_PIN_NOT_INITIALIZED);
+    assert_eq!(code(f.tokens.login("0000000000000000", User::So, b"so-pin")), CKR_TOKEN_NOT_PRESENT);
+    assert_eq!(code(f.tokens.init(None, b"123", "short PIN")), CKR_PIN_LEN_RANGE);
+    assert_eq!(code(f.tokens.init(None, b"so-pin", &"x".repeat(33))), CKR_ARGUMENTS_BAD);
+}
+
+#[test]
+fn an_altered_object_is_not_stored() {
+    let f = fixture();
+    let mut bytes = data(&f.region, false).as_bytes().to_vec();
+    *bytes.last_mut().expect("not empty") ^= 1;
+    let altered = KeyBlob::parse(&bytes).expect("structure is whole");
+    let outcome = f.tokens.put_object(&f.serial, None, [1; 16], &altered, true);
+    assert_eq!(code(outcome), hsm_emulator::units::vendor::CKR_IBM_BLOBKEY_CONFLICT);
+}
