@@ -102,7 +102,7 @@ fn parameters_are_checked() {
     let gcm = |tag_bits, iv: *mut u8, iv_len| CK_GCM_PARAMS {
         pIv: iv,
         ulIvLen: iv_len,
-        ulIvBits: 8 * iv_len,
+        ulIvBits: 96,
         pAAD: ptr::null_mut(),
         ulAADLen: 0,
         ulTagBits: tag_bits,
