@@ -57,6 +57,7 @@ class Region:
         self.env_file = directory / "env"
         self.lease = f"{lease_seconds}s"
         self.env: dict[str, str] = {}
+        self._children: list[subprocess.Popen[bytes]] = []
 
     def up(self) -> Region:
         """Starts what is not running."""
@@ -70,6 +71,8 @@ class Region:
     def down(self) -> None:
         done = run_script("down", "--state", self.state)
         assert done.returncode == 0, done.stderr
+        while self._children:
+            self._children.pop().wait()
 
     def pid(self, process: str) -> int:
         """`hsm` or `cos`."""
@@ -98,6 +101,7 @@ class Region:
         self.kill(process)
         with open(self.state / f"{process}.log", "a") as log:
             new = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+        self._children.append(new)
         started = Path(f"/proc/{new.pid}/stat").read_text().rpartition(")")[2].split()[19]
         (self.state / f"{process}.pid").write_text(f"{new.pid} {started}\n")
         port = (self.state / f"{process}.port").read_text().strip()

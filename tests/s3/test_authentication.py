@@ -41,7 +41,7 @@ def test_presigned_urls_work_for_as_long_as_they_say(s3: Any, bucket: str) -> No
     assert fetch(get).body == b"by url"
     assert fetch(get, "PUT", b"x").status == 403  # signed for another method
     assert fetch(get.replace("X-Amz-Expires=60", "X-Amz-Expires=61")).status == 403
-    assert fetch(get.replace("X-Amz-Signature=", "X-Amz-Signature=0")).status == 403
+    assert fetch(get[:-1] + ("0" if get[-1] != "0" else "1")).status == 403
     assert s3.get_object(**where)["Body"].read() == b"by url"
 
 

@@ -108,7 +108,7 @@ Complete = Callable[[Any, dict[str, str]], list[dict[str, Any]]]
     "expected, parts",
     [
         ("InvalidPart", lambda s3, upload: [{"PartNumber": 1, "ETag": f'"{"0" * 32}"'}]),
-        ("InvalidPart", lambda s3, upload: [send(s3, upload, 1, b"x"), {"PartNumber": 2, "ETag": f'"{"0" * 32}"'}]),
+        ("InvalidPart", lambda s3, upload: [send(s3, upload, 1, b"x" * 5 * MIB), {"PartNumber": 2, "ETag": f'"{"0" * 32}"'}]),
         ("InvalidPartOrder", lambda s3, upload: [send(s3, upload, 2, b"x" * 5 * MIB), send(s3, upload, 1, b"x" * 5 * MIB)]),
         ("EntityTooSmall", lambda s3, upload: [send(s3, upload, 1, b"x" * (5 * MIB - 1)), send(s3, upload, 2, b"x")]),
     ],

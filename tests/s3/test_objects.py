@@ -211,7 +211,7 @@ def test_conditions_are_kept(s3: Any, bucket: str) -> None:
         ({"IfUnmodifiedSince": modified - timedelta(hours=1)}, 412),
     ]:
         for read in (s3.get_object, s3.head_object):
-            with pytest.raises(Exception, match=str(expected) if expected == 304 else "") as refused:
+            with pytest.raises(Exception, match="412|304|PreconditionFailed") as refused:
                 read(**get, **condition)
             assert status(refused) == expected, condition
 

@@ -225,6 +225,8 @@ class Foreground:
     def end(self) -> int:
         code = self.process.wait(60)
         self._reader.join(60)
+        assert self.process.stdout
+        self.process.stdout.close()
         return code
 
 
@@ -236,6 +238,7 @@ def foreground(state: Path) -> Iterator[Foreground]:
     finally:
         up.process.kill()
         run_script("down", "--state", state)
+        up.end()
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
