@@ -1,3 +1,29 @@
 //! A PKCS #11 library on the HSM emulator, embedded in the process or remote over gRPC.
+//!
+//! Four layers: [`exports`] (the C functions) -> [`arguments`] (raw pointers become Rust values) ->
+//! sessions, objects and operations, one module for each chapter of the standard -> [`backend`].
+//! Unsafe code is in the first two and in [`fork`] alone.
 
+pub mod arguments;
+pub mod attribute_kinds;
 pub mod backend;
+pub mod catalogue;
+pub mod config;
+pub mod curves;
+pub mod digest;
+pub mod encryption;
+pub mod exports;
+pub mod fork;
+pub mod handles;
+pub mod key_mgmt;
+pub mod local;
+pub mod mechanisms;
+pub mod module;
+pub mod object;
+pub mod operation;
+pub mod output;
+pub mod random;
+pub mod session;
+pub mod signing;
+pub mod slot_token;
+pub mod verification;

@@ -1,1 +1,139 @@
-//! In this process: the services, their state directory, no server.
+//! In this process: the services on a state directory, no server.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use cryptoki_sys::CKR_DEVICE_ERROR;
+use hsm_emulator::services::region::{self, Layout, Region};
+use hsm_emulator::services::tokens::Tokens;
+use hsm_emulator::units::mechanism::Mechanism;
+use hsm_emulator::units::{Attributes, Error, KeyBlob, Result, random};
+use zeroize::Zeroizing;
+
+use super::{Backend, Changes, Grant, ObjectId, Token, User};
+
+/// A region with one crypto unit. Several processes may have the same directory open.
+pub struct EmbeddedBackend {
+    region: Arc<Region>,
+    tokens: Tokens,
+}
+
+impl EmbeddedBackend {
+    /// Opens the directory; an empty one is initialised.
+    ///
+    /// # Errors
+    /// `CKR_DEVICE_ERROR`, and the unit's.
+    pub fn open(state: &Path) -> Result<Self> {
+        let layout = Layout { region: "local".to_owned(), units: 1 };
+        let region = Arc::new(Region::open(state, &layout).map_err(|error| match error {
+            region::Error::Unit(error) => error,
+            other => Error::new(CKR_DEVICE_ERROR, other.to_string()),
+        })?);
+        let tokens = Tokens::new(region.clone())?;
+        Ok(Self { region, tokens })
+    }
+}
+
+impl Backend for EmbeddedBackend {
+    fn random(&self, out: &mut [u8]) -> Result<()> {
+        random::fill(out)
+    }
+
+    fn generate_key(&self, mechanism: &Mechanism, template: &Attributes) -> Result<KeyBlob> {
+        self.region.unit()?.generate_key(mechanism, template)
+    }
+
+    fn generate_key_pair(
+        &self,
+        mechanism: &Mechanism,
+        public: &Attributes,
+        private: &Attributes,
+    ) -> Result<(KeyBlob, KeyBlob)> {
+        self.region.unit()?.generate_key_pair(mechanism, public, private)
+    }
+
+    fn create_object(&self, template: &Attributes) -> Result<KeyBlob> {
+        self.region.unit()?.create_object(template)
+    }
+
+    fn change_object(&self, object: &KeyBlob, changes: &Attributes, copy: bool) -> Result<KeyBlob> {
+        self.region.unit()?.change_object(object, changes, copy)
+    }
+
+    fn sealed_attribute(&self, object: &KeyBlob, kind: u64) -> Result<Zeroizing<Vec<u8>>> {
+        self.region.unit()?.sealed_attribute(object, kind)
+    }
+
+    fn encrypt(&self, mechanism: &Mechanism, key: &KeyBlob, plaintext: &[u8]) -> Result<Vec<u8>> {
+        self.region.unit()?.encrypt(mechanism, key, plaintext)
+    }
+
+    fn decrypt(&self, mechanism: &Mechanism, key: &KeyBlob, ciphertext: &[u8]) -> Result<Zeroizing<Vec<u8>>> {
+        self.region.unit()?.decrypt(mechanism, key, ciphertext)
+    }
+
+    fn sign(&self, mechanism: &Mechanism, key: &KeyBlob, data: &[u8]) -> Result<Vec<u8>> {
+        self.region.unit()?.sign(mechanism, key, data)
+    }
+
+    fn verify(&self, mechanism: &Mechanism, key: &KeyBlob, data: &[u8], signature: &[u8]) -> Result<()> {
+        self.region.unit()?.verify(mechanism, key, data, signature)
+    }
+
+    fn wrap_key(&self, mechanism: &Mechanism, wrapping_key: &KeyBlob, key: &KeyBlob) -> Result<Vec<u8>> {
+        self.region.unit()?.wrap_key(mechanism, wrapping_key, key)
+    }
+
+    fn unwrap_key(
+        &self,
+        mechanism: &Mechanism,
+        unwrapping_key: &KeyBlob,
+        wrapped: &[u8],
+        template: &Attributes,
+    ) -> Result<KeyBlob> {
+        self.region.unit()?.unwrap_key(mechanism, unwrapping_key, wrapped, template)
+    }
+
+    fn derive_key(&self, mechanism: &Mechanism, base: &KeyBlob, template: &Attributes) -> Result<KeyBlob> {
+        self.region.unit()?.derive_key(mechanism, base, template)
+    }
+
+    fn tokens(&self) -> Result<Vec<Token>> {
+        self.tokens.list()
+    }
+
+    fn init_token(&self, serial: Option<&str>, so_pin: &[u8], label: &str) -> Result<Token> {
+        self.tokens.init(serial, so_pin, label)
+    }
+
+    fn login(&self, serial: &str, user: User, pin: &[u8]) -> Result<Grant> {
+        self.tokens.login(serial, user, pin)
+    }
+
+    fn init_pin(&self, grant: &Grant, pin: &[u8]) -> Result<()> {
+        self.tokens.init_pin(grant, pin)
+    }
+
+    fn set_pin(&self, serial: &str, user: User, old: &[u8], new: &[u8]) -> Result<()> {
+        self.tokens.set_pin(serial, user, old, new)
+    }
+
+    fn put_object(
+        &self,
+        serial: &str,
+        grant: Option<&Grant>,
+        id: ObjectId,
+        object: &KeyBlob,
+        create: bool,
+    ) -> Result<()> {
+        self.tokens.put_object(serial, grant, id, object, create).map(|_| ())
+    }
+
+    fn delete_object(&self, serial: &str, grant: Option<&Grant>, id: ObjectId) -> Result<()> {
+        self.tokens.delete_object(serial, grant, id).map(|_| ())
+    }
+
+    fn changes(&self, serial: &str, grant: Option<&Grant>, since: u64) -> Result<Changes> {
+        self.tokens.changes(serial, grant, since)
+    }
+}

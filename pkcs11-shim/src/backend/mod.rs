@@ -6,6 +6,19 @@
 use hsm_emulator::units::{Attributes, KeyBlob, Result, mechanism::Mechanism};
 use zeroize::Zeroizing;
 
+use crate::config::Config;
+
+/// Opens the backend that the configuration names.
+///
+/// # Errors
+/// `CKR_DEVICE_ERROR` and others, if it can't be opened or reached.
+pub fn open(config: &Config) -> Result<Box<dyn Backend>> {
+    Ok(match config {
+        Config::Embedded { state } => Box::new(embedded::EmbeddedBackend::open(state)?),
+        Config::Remote { endpoints, api_key } => Box::new(remote::RemoteBackend::new(endpoints, api_key)?),
+    })
+}
+
 /// An HSM. All methods may be called from any thread at once.
 pub trait Backend: Send + Sync {
     /// Fills `out` with random bytes.
@@ -101,10 +114,7 @@ pub trait Backend: Send + Sync {
     fn changes(&self, serial: &str, grant: Option<&Grant>, since: u64) -> Result<Changes>;
 }
 
-/// Identity of a token object, for ever and in every process.
-pub type ObjectId = [u8; 16];
-
-pub use hsm_emulator::services::tokens::{Changes, Grant, Token, User};
+pub use hsm_emulator::services::tokens::{Changes, Grant, ObjectId, Token, User};
 
 pub mod embedded;
 pub mod remote;

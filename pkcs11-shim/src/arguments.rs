@@ -1,0 +1,430 @@
+//! The caller's pointers. Everything that C code hands over is read and written here, and nowhere else.
+//!
+//! Memory is read when an argument is made and written when a result is delivered; in between, the inner
+//! layers have plain Rust values, so that input and output may lie in the same place, as PKCS #11 allows.
+#![allow(unsafe_code)]
+
+use std::marker::PhantomData;
+use std::{ptr, slice};
+
+use cryptoki_sys::*;
+use hsm_emulator::units::mechanism::{Mechanism, Parameter};
+use hsm_emulator::units::{Attributes, Error, Result};
+
+use crate::attribute_kinds::{Representation, representation};
+use crate::object::AttributeValue;
+use crate::output::{Output, Room};
+
+/// The caller's promise, for the time of one call: every pointer is NULL, or points at as much memory as the
+/// standard says of that argument, and nobody else changes it meanwhile.
+pub struct Caller<'a>(PhantomData<&'a ()>);
+
+impl<'a> Caller<'a> {
+    /// Takes the promise.
+    ///
+    /// # Safety
+    /// All pointers given to the methods must keep it.
+    pub unsafe fn new() -> Self {
+        Self(PhantomData)
+    }
+
+    /// `len` values. NULL with length 0 is empty.
+    ///
+    /// # Errors
+    /// `CKR_ARGUMENTS_BAD`.
+    pub fn slice<T: Copy>(&self, pointer: *const T, len: CK_ULONG) -> Result<&'a [T]> {
+        if len == 0 {
+            return Ok(&[]);
+        }
+        let len = usize::try_from(len).map_err(|_| bad("a length is out of range"))?;
+        let fits = len.checked_mul(size_of::<T>()).is_some_and(|bytes| bytes <= isize::MAX as usize);
+        if pointer.is_null() || !fits || !pointer.is_aligned() {
+            return Err(bad("a pointer is NULL or a length is out of range"));
+        }
+        // SAFETY: not NULL, aligned, at most isize::MAX bytes; the caller promises that they are there.
+        Ok(unsafe { slice::from_raw_parts(pointer, len) })
+    }
+
+    /// A structure that is read.
+    ///
+    /// # Errors
+    /// `CKR_ARGUMENTS_BAD`.
+    pub fn value<T: Copy>(&self, pointer: *const T) -> Result<T> {
+        if pointer.is_null() {
+            return Err(bad("a pointer is NULL"));
+        }
+        // SAFETY: not NULL; the caller promises a value there, aligned or not.
+        Ok(unsafe { pointer.read_unaligned() })
+    }
+
+    /// A place for a result of fixed size.
+    ///
+    /// # Errors
+    /// `CKR_ARGUMENTS_BAD`.
+    pub fn out<T>(&self, pointer: *mut T) -> Result<OutRef<'a, T>> {
+        if pointer.is_null() {
+            return Err(bad("a pointer for a result is NULL"));
+        }
+        Ok(OutRef { pointer, promise: PhantomData })
+    }
+
+    /// A place for results of variable number, and for the number.
+    ///
+    /// # Errors
+    /// `CKR_ARGUMENTS_BAD`.
+    pub fn out_buffer<T>(&self, pointer: *mut T, len: *mut CK_ULONG) -> Result<OutBuf<'a, T>> {
+        let room = if pointer.is_null() {
+            Room::Query
+        } else {
+            Room::Bytes(usize::try_from(self.value(len)?).map_err(|_| bad("a length is out of range"))?)
+        };
+        Ok(OutBuf { pointer, len: self.out(len)?, room })
+    }
+
+    /// A place for exactly `len` bytes.
+    ///
+    /// # Errors
+    /// `CKR_ARGUMENTS_BAD`.
+    pub fn out_exact(&self, pointer: *mut CK_BYTE, len: CK_ULONG) -> Result<OutExact<'a>> {
+        let len = usize::try_from(len).map_err(|_| bad("a length is out of range"))?;
+        if pointer.is_null() && len > 0 {
+            return Err(bad("a pointer for a result is NULL"));
+        }
+        Ok(OutExact { pointer, len, promise: PhantomData })
+    }
+
+    /// A template.
+    ///
+    /// # Errors
+    /// `CKR_ARGUMENTS_BAD`; `CKR_ATTRIBUTE_VALUE_INVALID` for a value of the wrong size;
+    /// `CKR_TEMPLATE_INCONSISTENT` for an attribute twice; `CKR_ATTRIBUTE_TYPE_INVALID` for nested templates.
+    pub fn template(&self, pointer: *const CK_ATTRIBUTE, count: CK_ULONG) -> Result<Attributes> {
+        let mut attributes = Attributes::new();
+        for entry in self.slice(pointer, check_count(count)?)? {
+            let value = self.slice(entry.pValue.cast::<u8>(), entry.ulValueLen)?;
+            let value = normalised(entry.type_, value)?;
+            if attributes.contains(entry.type_) {
+                return Err(Error::new(CKR_TEMPLATE_INCONSISTENT, "an attribute is in the template twice"));
+            }
+            attributes.set(entry.type_, value);
+        }
+        Ok(attributes)
+    }
+
+    /// `C_GetAttributeValue`: answers every entry of the template, and gives the error of the standard's
+    /// choice if some could not be answered.
+    ///
+    /// # Errors
+    /// `CKR_ATTRIBUTE_SENSITIVE`, `CKR_ATTRIBUTE_TYPE_INVALID`, `CKR_BUFFER_TOO_SMALL`, and what else `answer` gives.
+    pub fn fill_template(
+        &self,
+        pointer: *mut CK_ATTRIBUTE,
+        count: CK_ULONG,
+        answer: impl Fn(CK_ATTRIBUTE_TYPE) -> Result<AttributeValue>,
+    ) -> Result<()> {
+        let entries: Vec<CK_ATTRIBUTE> = self.slice(pointer.cast_const(), check_count(count)?)?.to_vec();
+        let mut first_error = Ok(());
+        for (i, entry) in entries.into_iter().enumerate() {
+            let result = answer(entry.type_).and_then(|value| {
+                let value = value.as_bytes();
+                if !entry.pValue.is_null() {
+                    if usize::try_from(entry.ulValueLen).is_ok_and(|room| room < value.len()) {
+                        return Err(Error::new(
+                            CKR_BUFFER_TOO_SMALL,
+                            "the buffer of an attribute is too small",
+                        ));
+                    }
+                    // SAFETY: not NULL, and the caller promises ulValueLen bytes, which suffice.
+                    unsafe {
+                        ptr::copy_nonoverlapping(value.as_ptr(), entry.pValue.cast::<u8>(), value.len())
+                    };
+                }
+                Ok(value.len() as CK_ULONG)
+            });
+            let len = match result {
+                Ok(len) => len,
+                Err(error) => {
+                    let of_this_attribute = matches!(
+                        error.code,
+                        CKR_ATTRIBUTE_SENSITIVE | CKR_ATTRIBUTE_TYPE_INVALID | CKR_BUFFER_TOO_SMALL
+                    );
+                    if !of_this_attribute {
+                        return Err(error);
+                    }
+                    if first_error.is_ok() {
+                        first_error = Err(error);
+                    }
+                    CK_UNAVAILABLE_INFORMATION
+                }
+            };
+            // SAFETY: entry i was read from here before, and the caller promises that it may be written.
+            unsafe { (*pointer.add(i)).ulValueLen = len };
+        }
+        first_error
+    }
+
+    /// A mechanism with its parameter; `None` for NULL.
+    ///
+    /// # Errors
+    /// `CKR_ARGUMENTS_BAD`, `CKR_MECHANISM_PARAM_INVALID`.
+    pub fn optional_mechanism(&self, pointer: *const CK_MECHANISM) -> Result<Option<Mechanism>> {
+        if pointer.is_null() { Ok(None) } else { self.mechanism(pointer).map(Some) }
+    }
+
+    /// A mechanism with its parameter.
+    ///
+    /// # Errors
+    /// `CKR_ARGUMENTS_BAD`, `CKR_MECHANISM_PARAM_INVALID`.
+    pub fn mechanism(&self, pointer: *const CK_MECHANISM) -> Result<Mechanism> {
+        let mechanism = self.value(pointer)?;
+        let kind = mechanism.mechanism;
+        let bytes = self
+            .slice(mechanism.pParameter.cast_const().cast::<u8>(), mechanism.ulParameterLen)
+            .map_err(|_| bad_parameter("the parameter's pointer is NULL"))?;
+        let parameter = match kind {
+            _ if bytes.is_empty() => Parameter::None,
+            CKM_AES_GCM => self.gcm(self.structure(bytes)?)?,
+            CKM_AES_CTR => ctr(self.structure(bytes)?)?,
+            CKM_RSA_PKCS_OAEP => self.oaep(self.structure(bytes)?)?,
+            CKM_ECDH1_DERIVE | CKM_ECDH1_COFACTOR_DERIVE => self.ecdh1(self.structure(bytes)?)?,
+            CKM_RSA_PKCS_PSS
+            | CKM_SHA1_RSA_PKCS_PSS
+            | CKM_SHA224_RSA_PKCS_PSS
+            | CKM_SHA256_RSA_PKCS_PSS
+            | CKM_SHA384_RSA_PKCS_PSS
+            | CKM_SHA512_RSA_PKCS_PSS => pss(self.structure(bytes)?),
+            _ if bytes.len() > MAX_PARAMETER_BYTES => {
+                return Err(bad_parameter("the parameter is longer than any mechanism wants"));
+            }
+            _ => Parameter::Bytes(bytes.to_vec()),
+        };
+        Ok(Mechanism { kind, parameter })
+    }
+
+    /// Checks the argument of `C_Initialize`. The library uses the system's locks in any case: they work
+    /// whichever the application's callbacks are.
+    ///
+    /// # Errors
+    /// `CKR_ARGUMENTS_BAD`.
+    pub fn initialize(&self, pointer: *const CK_C_INITIALIZE_ARGS) -> Result<()> {
+        if pointer.is_null() {
+            return Ok(());
+        }
+        let arguments = self.value(pointer)?;
+        if !arguments.pReserved.is_null() {
+            return Err(bad("pReserved is not NULL"));
+        }
+        let callbacks = [
+            arguments.CreateMutex.is_some(),
+            arguments.DestroyMutex.is_some(),
+            arguments.LockMutex.is_some(),
+            arguments.UnlockMutex.is_some(),
+        ];
+        if callbacks.contains(&true) && callbacks.contains(&false) {
+            return Err(bad("either all mutex callbacks are given or none"));
+        }
+        Ok(())
+    }
+
+    /// A parameter structure whose size must be the standard's.
+    fn structure<T: Copy>(&self, bytes: &[u8]) -> Result<T> {
+        if bytes.len() != size_of::<T>() {
+            return Err(bad_parameter("the parameter's length is not its structure's"));
+        }
+        self.value(bytes.as_ptr().cast::<T>())
+    }
+
+    fn parameter_bytes(&self, pointer: *const CK_BYTE, len: CK_ULONG) -> Result<Vec<u8>> {
+        if len > MAX_NESTED_BYTES {
+            return Err(bad_parameter("a length in the parameter is out of range"));
+        }
+        self.slice(pointer, len)
+            .map(<[u8]>::to_vec)
+            .map_err(|_| bad_parameter("a pointer in the parameter is NULL"))
+    }
+
+    fn gcm(&self, given: CK_GCM_PARAMS) -> Result<Parameter> {
+        let iv = self.parameter_bytes(given.pIv, given.ulIvLen)?;
+        let aad = self.parameter_bytes(given.pAAD, given.ulAADLen)?;
+        if !(1..=256).contains(&iv.len()) {
+            return Err(bad_parameter("the IV of AES-GCM has 1 to 256 bytes"));
+        }
+        match u32::try_from(given.ulTagBits) {
+            Ok(tag_bits @ 32..=128) if tag_bits % 8 == 0 => Ok(Parameter::Gcm { iv, aad, tag_bits }),
+            _ => Err(bad_parameter("the tag of AES-GCM has 32 to 128 bits")),
+        }
+    }
+
+    fn oaep(&self, given: CK_RSA_PKCS_OAEP_PARAMS) -> Result<Parameter> {
+        let label = self.parameter_bytes(given.pSourceData.cast(), given.ulSourceDataLen)?;
+        if given.source != CKZ_DATA_SPECIFIED && !(given.source == 0 && label.is_empty()) {
+            return Err(bad_parameter("OAEP's label has an unknown source"));
+        }
+        Ok(Parameter::Oaep { digest: given.hashAlg, mgf: given.mgf, label })
+    }
+
+    fn ecdh1(&self, given: CK_ECDH1_DERIVE_PARAMS) -> Result<Parameter> {
+        Ok(Parameter::Ecdh1 {
+            kdf: given.kdf,
+            shared_data: self.parameter_bytes(given.pSharedData, given.ulSharedDataLen)?,
+            public_data: self.parameter_bytes(given.pPublicData, given.ulPublicDataLen)?,
+        })
+    }
+}
+
+/// A place for a result of fixed size.
+pub struct OutRef<'a, T> {
+    pointer: *mut T,
+    promise: PhantomData<&'a mut T>,
+}
+
+impl<T> OutRef<'_, T> {
+    /// Delivers the result.
+    pub fn write(&self, value: T) {
+        // SAFETY: not NULL, and the caller promises room for a T, aligned or not.
+        unsafe { self.pointer.write_unaligned(value) };
+    }
+}
+
+/// A place for results of variable number: the two-call convention of section 5.2.
+pub struct OutBuf<'a, T> {
+    pointer: *mut T,
+    len: OutRef<'a, CK_ULONG>,
+    room: Room,
+}
+
+impl<T: Copy> OutBuf<'_, T> {
+    /// How many fit.
+    pub fn room(&self) -> Room {
+        self.room
+    }
+
+    /// Delivers a list.
+    ///
+    /// # Errors
+    /// `CKR_BUFFER_TOO_SMALL`.
+    pub fn deliver_list(&self, list: &[T]) -> Result<()> {
+        self.len.write(list.len() as CK_ULONG);
+        match self.room {
+            Room::Query => Ok(()),
+            Room::Bytes(room) if room < list.len() => Err(too_small()),
+            Room::Bytes(_) => {
+                // SAFETY: not NULL (else it's a query), and the caller promises room for at least as many.
+                unsafe {
+                    ptr::copy_nonoverlapping(
+                        list.as_ptr().cast::<u8>(),
+                        self.pointer.cast(),
+                        size_of_val(list),
+                    );
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+impl OutBuf<'_, CK_BYTE> {
+    /// Delivers what an operation gave.
+    ///
+    /// # Errors
+    /// `CKR_BUFFER_TOO_SMALL`.
+    pub fn deliver(&self, output: Output) -> Result<()> {
+        match output {
+            Output::Length(len) => {
+                self.len.write(len as CK_ULONG);
+                Ok(())
+            }
+            Output::TooSmall(len) => {
+                self.len.write(len as CK_ULONG);
+                Err(too_small())
+            }
+            Output::Public(bytes) => self.deliver_list(&bytes),
+            Output::Secret(bytes) => self.deliver_list(&bytes),
+        }
+    }
+}
+
+/// A place for exactly as many bytes as the caller wants.
+pub struct OutExact<'a> {
+    pointer: *mut CK_BYTE,
+    len: usize,
+    promise: PhantomData<&'a mut CK_BYTE>,
+}
+
+impl OutExact<'_> {
+    /// How many.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// None at all?
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Delivers them.
+    ///
+    /// # Errors
+    /// `CKR_GENERAL_ERROR` if there are more or fewer.
+    pub fn deliver(&self, bytes: &[u8]) -> Result<()> {
+        if bytes.len() != self.len {
+            return Err(Error::new(CKR_GENERAL_ERROR, "not as many bytes as were wanted"));
+        }
+        // SAFETY: not NULL unless there is nothing to write; the caller promises room for `len` bytes.
+        unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), self.pointer, bytes.len()) };
+        Ok(())
+    }
+}
+
+fn ctr(given: CK_AES_CTR_PARAMS) -> Result<Parameter> {
+    match u32::try_from(given.ulCounterBits) {
+        Ok(counter_bits @ 1..=128) => Ok(Parameter::Ctr { counter_bits, counter_block: given.cb }),
+        _ => Err(bad_parameter("the counter has 1 to 128 bits")),
+    }
+}
+
+fn pss(given: CK_RSA_PKCS_PSS_PARAMS) -> Parameter {
+    Parameter::Pss { digest: given.hashAlg, mgf: given.mgf, salt_len: given.sLen }
+}
+
+/// A value in the representation that the inner layers know: numbers of 8 bytes, booleans 0 or 1.
+fn normalised(kind: CK_ATTRIBUTE_TYPE, value: &[u8]) -> Result<Vec<u8>> {
+    match (representation(kind), value) {
+        (Representation::Bool, [byte]) => Ok(vec![u8::from(*byte != 0)]),
+        (Representation::Ulong, value) if value.len() == size_of::<CK_ULONG>() => Ok(value.to_vec()),
+        (Representation::Ulongs, value) if value.len() % size_of::<CK_ULONG>() == 0 => Ok(value.to_vec()),
+        (Representation::Bytes, value) if value.len() <= MAX_VALUE_BYTES => Ok(value.to_vec()),
+        (Representation::Template, _) => {
+            Err(Error::new(CKR_ATTRIBUTE_TYPE_INVALID, "templates within templates are not supported"))
+        }
+        _ => Err(Error::new(CKR_ATTRIBUTE_VALUE_INVALID, "an attribute's value has the wrong size")),
+    }
+}
+
+fn check_count(count: CK_ULONG) -> Result<CK_ULONG> {
+    if count > MAX_ATTRIBUTES { Err(bad("more attributes than there are")) } else { Ok(count) }
+}
+
+fn bad(message: &'static str) -> Error {
+    Error::new(CKR_ARGUMENTS_BAD, message)
+}
+
+fn bad_parameter(message: &'static str) -> Error {
+    Error::new(CKR_MECHANISM_PARAM_INVALID, message)
+}
+
+fn too_small() -> Error {
+    Error::new(CKR_BUFFER_TOO_SMALL, "the buffer is too small")
+}
+
+/// No object has nearly as many attributes: what is above is not a count.
+const MAX_ATTRIBUTES: CK_ULONG = 1024;
+/// Data objects and certificates; no key comes near.
+const MAX_VALUE_BYTES: usize = 16 << 20;
+/// Initialisation vectors.
+const MAX_PARAMETER_BYTES: usize = 1024;
+/// AAD, labels, points.
+const MAX_NESTED_BYTES: CK_ULONG = 16 << 20;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,335 @@
+//! One stream to the HSM for each calling thread.
+//!
+//! A thread drives its connection itself, in a runtime of its own, and only during a call: no lock, no
+//! connection and no thread is shared, and there is nothing that a fork could break but what it inherits,
+//! which is forgotten unclosed.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::future::Future;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, Weak};
+use std::time::Duration;
+
+use cryptoki_sys::{CKR_DEVICE_ERROR, CKR_FUNCTION_FAILED};
+use hsm_emulator::units::{Error, Result};
+use hsm_proto::tokens::tokens_client::TokensClient;
+use hsm_proto::tokens::{Request, Response, request, response};
+use hyper_util::rt::TokioIo;
+use tokio::net::UnixStream;
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::UnboundedReceiverStream;
+use tonic::Streaming;
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::transport::{Channel, Endpoint as TonicEndpoint};
+use zeroize::Zeroizing;
+
+use crate::config::{ApiKey, Endpoint};
+use crate::fork;
+use crate::handles::lock;
+
+/// Where to connect, and the connections that threads have made.
+pub struct Connections {
+    id: u64,
+    endpoints: Vec<Endpoint>,
+    authorization: MetadataValue<Ascii>,
+    threads: Mutex<Vec<Weak<Place>>>,
+}
+
+/// A thread's place for its connection. The lock is the thread's own, except when all connections are closed.
+#[derive(Default)]
+struct Place(Mutex<Line>);
+
+/// What a thread has.
+#[derive(Default)]
+struct Line {
+    connection: Option<Connection>,
+    pool: Pool,
+}
+
+/// Random bytes fetched in advance.
+#[derive(Default)]
+struct Pool(Zeroizing<Vec<u8>>);
+
+/// An open stream.
+struct Connection {
+    process: u64,
+    /// `None` only while being dropped.
+    open: Option<Open>,
+}
+
+struct Open {
+    requests: mpsc::UnboundedSender<Request>,
+    answers: Streaming<Response>,
+    runtime: Runtime,
+}
+
+impl Connections {
+    /// None is open yet.
+    ///
+    /// # Errors
+    /// `CKR_FUNCTION_FAILED` if the API key can't be sent.
+    pub fn new(endpoints: &[Endpoint], api_key: &ApiKey) -> Result<Self> {
+        let bearer = Zeroizing::new(format!("Bearer {}", api_key.expose_secret()));
+        let mut authorization = MetadataValue::try_from(bearer.as_str())
+            .map_err(|_| Error::new(CKR_FUNCTION_FAILED, "the API key has characters that can't be sent"))?;
+        authorization.set_sensitive(true);
+        let id = NEXT.fetch_add(1, Ordering::Relaxed);
+        Ok(Self { id, endpoints: endpoints.to_vec(), authorization, threads: Mutex::default() })
+    }
+
+    /// Sends a request on this thread's stream and waits for its answer. A broken stream is replaced once.
+    /// Only for requests that may be done twice.
+    ///
+    /// # Errors
+    /// The HSM's refusal, or `CKR_DEVICE_ERROR` if it can't be reached.
+    pub fn call(&self, request: request::Call) -> Result<response::Answer> {
+        self.with_line(|line| self.exchange(line, request))
+    }
+
+    /// As [`Connections::call`], for requests that must not be done twice: they are sent on a stream that has
+    /// just been seen to work, and never again.
+    ///
+    /// # Errors
+    /// As [`Connections::call`]. After `CKR_DEVICE_ERROR` it is not known whether the request was done.
+    pub fn call_once(&self, request: request::Call) -> Result<response::Answer> {
+        self.with_line(|line| {
+            let probe = request::Call::ListTokens(hsm_proto::tokens::ListTokensRequest {});
+            self.exchange(line, probe)?;
+            let connection = line.connection.as_mut().ok_or_else(|| unreachable_hsm("no connection"))?;
+            let answer = connection.exchange(Request { call: Some(request) });
+            if answer.is_err() {
+                line.connection = None;
+            }
+            refusal(answer.map_err(Broken::into_error)?)
+        })
+    }
+
+    /// Random bytes, from this thread's pool if they are few.
+    ///
+    /// # Errors
+    /// As [`Connections::call`].
+    pub fn random(&self, out: &mut [u8]) -> Result<()> {
+        self.with_line(|line| {
+            for out in out.chunks_mut(MAX_RANDOM_BYTES) {
+                if out.len() > POOL_BYTES / 4 {
+                    out.copy_from_slice(&self.fetch_random(line, out.len())?);
+                    continue;
+                }
+                if line.pool.0.len() < out.len() {
+                    line.pool.0 = Zeroizing::new(self.fetch_random(line, POOL_BYTES)?.to_vec());
+                }
+                line.pool.take(out);
+            }
+            Ok(())
+        })
+    }
+
+    fn fetch_random(&self, line: &mut Line, len: usize) -> Result<bytes::Bytes> {
+        let request = hsm_proto::grep11::GenerateRandomRequest { len: len as u64 };
+        match self.exchange(line, request::Call::GenerateRandom(request))? {
+            response::Answer::GenerateRandom(answer) if answer.rnd.len() == len => Ok(answer.rnd),
+            _ => Err(super::unexpected()),
+        }
+    }
+
+    fn exchange(&self, line: &mut Line, request: request::Call) -> Result<response::Answer> {
+        let request = Request { call: Some(request) };
+        if let Some(mut connection) = line.connection.take() {
+            match connection.exchange(request.clone()) {
+                Ok(answer) => {
+                    line.connection = Some(connection);
+                    return refusal(answer);
+                }
+                // The HSM may be slow rather than gone: asking again would double its load.
+                Err(broken @ Broken::TimedOut) => return Err(broken.into_error()),
+                Err(Broken::Lost(_)) => {}
+            }
+        }
+        let mut connection = self.connect()?;
+        let answer = connection.exchange(request).map_err(Broken::into_error)?;
+        line.connection = Some(connection);
+        refusal(answer)
+    }
+
+    fn connect(&self) -> Result<Connection> {
+        let mut last = unreachable_hsm("no endpoint is configured");
+        for endpoint in &self.endpoints {
+            match Connection::open(endpoint, &self.authorization) {
+                Ok(connection) => return Ok(connection),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    fn with_line<R>(&self, use_line: impl FnOnce(&mut Line) -> Result<R>) -> Result<R> {
+        use_line(&mut lock(&self.place().0))
+    }
+
+    fn place(&self) -> Arc<Place> {
+        let own = PLACES.try_with(|places| places.borrow().get(&self.id).cloned());
+        if let Ok(Some(place)) = own {
+            return place;
+        }
+        let place = Arc::new(Place::default());
+        let mut threads = lock(&self.threads);
+        threads.retain(|known| known.strong_count() > 0);
+        threads.push(Arc::downgrade(&place));
+        // A thread that is about to end keeps nothing any more: its place lives for one call.
+        let _ = PLACES.try_with(|places| {
+            let mut places = places.borrow_mut();
+            // Places of backends that are gone: C_Finalize has closed them.
+            places.retain(|_, known| Arc::weak_count(known) > 0);
+            places.insert(self.id, place.clone());
+        });
+        place
+    }
+}
+
+impl Drop for Connections {
+    /// Closes the connections of all threads.
+    fn drop(&mut self) {
+        for place in lock(&self.threads).drain(..).filter_map(|place| place.upgrade()) {
+            *lock(&place.0) = Line::default();
+        }
+        let _ = PLACES.try_with(|places| places.borrow_mut().remove(&self.id));
+    }
+}
+
+impl Connection {
+    fn open(endpoint: &Endpoint, authorization: &MetadataValue<Ascii>) -> Result<Self> {
+        let runtime = Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|e| unreachable_hsm(&format!("no runtime: {e}")))?;
+        let connecting = async {
+            let channel = channel(endpoint).await?;
+            let (requests, outgoing) = mpsc::unbounded_channel();
+            let mut opening = tonic::Request::new(UnboundedReceiverStream::new(outgoing));
+            opening.metadata_mut().insert("authorization", authorization.clone());
+            let answers = TokensClient::new(channel)
+                .max_decoding_message_size(MAX_MESSAGE_BYTES)
+                .max_encoding_message_size(MAX_MESSAGE_BYTES)
+                .operate(opening)
+                .await
+                .map_err(|status| unreachable_hsm(status.message()))?
+                .into_inner();
+            Ok((requests, answers))
+        };
+        let (requests, answers) = runtime
+            .block_on(timeout(CONNECT_TIMEOUT, connecting))
+            .unwrap_or_else(|| Err(unreachable_hsm("connecting took too long")))?;
+        Ok(Self { process: fork::process(), open: Some(Open { requests, answers, runtime }) })
+    }
+
+    fn exchange(&mut self, request: Request) -> Result<response::Answer, Broken> {
+        let Some(Open { requests, answers, runtime }) = &mut self.open else { return Err(Broken::TimedOut) };
+        let lost = |_| Broken::Lost("the stream is closed".to_owned());
+        requests.send(request).map_err(lost)?;
+        match runtime.block_on(timeout(CALL_TIMEOUT, answers.message())) {
+            None => Err(Broken::TimedOut),
+            Some(Err(status)) => Err(Broken::Lost(status.message().to_owned())),
+            Some(Ok(None)) => Err(Broken::Lost("the HSM has ended the stream".to_owned())),
+            Some(Ok(Some(response))) => {
+                response.answer.ok_or_else(|| Broken::Lost("the HSM's answer is empty".to_owned()))
+            }
+        }
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        let open = self.open.take();
+        if self.process != fork::process() {
+            // A child process: the parent goes on using the socket and what watches it.
+            std::mem::forget(open);
+            return;
+        }
+        // At the end of a thread, the runtime's own thread-local state may be gone already: never unwind.
+        let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(open)));
+    }
+}
+
+impl Pool {
+    fn take(&mut self, out: &mut [u8]) {
+        let rest = self.0.len() - out.len();
+        out.copy_from_slice(&self.0[rest..]);
+        self.0[rest..].fill(0);
+        self.0.truncate(rest);
+    }
+}
+
+/// Why an exchange failed.
+enum Broken {
+    /// No answer in time.
+    TimedOut,
+    /// The stream has ended.
+    Lost(String),
+}
+
+impl Broken {
+    fn into_error(self) -> Error {
+        match self {
+            Self::TimedOut => unreachable_hsm("it did not answer in time"),
+            Self::Lost(reason) => unreachable_hsm(&reason),
+        }
+    }
+}
+
+async fn channel(endpoint: &Endpoint) -> Result<Channel> {
+    let failed = |e: tonic::transport::Error| unreachable_hsm(&e.to_string());
+    let tuned = |endpoint: TonicEndpoint| {
+        endpoint
+            .connect_timeout(CONNECT_TIMEOUT)
+            .tcp_nodelay(true)
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(2 * STREAM_WINDOW_BYTES)
+    };
+    match endpoint {
+        Endpoint::Tcp(uri) => {
+            tuned(TonicEndpoint::from_shared(uri.clone()).map_err(failed)?).connect().await.map_err(failed)
+        }
+        Endpoint::Unix(path) => {
+            let path = path.clone();
+            let connector = tower::service_fn(move |_| {
+                let path = path.clone();
+                async move { UnixStream::connect(path).await.map(TokioIo::new) }
+            });
+            // The name is sent as authority; nobody resolves it.
+            let endpoint = TonicEndpoint::from_static("http://localhost");
+            tuned(endpoint).connect_with_connector(connector).await.map_err(failed)
+        }
+    }
+}
+
+async fn timeout<F: Future>(limit: Duration, future: F) -> Option<F::Output> {
+    tokio::time::timeout(limit, future).await.ok()
+}
+
+fn refusal(answer: response::Answer) -> Result<response::Answer> {
+    match answer {
+        response::Answer::Error(error) => Err(Error::new(error.code, error.detail)),
+        answer => Ok(answer),
+    }
+}
+
+fn unreachable_hsm(reason: &str) -> Error {
+    Error::new(CKR_DEVICE_ERROR, format!("the HSM can't be reached: {reason}"))
+}
+
+thread_local! {
+    /// This thread's places, by backend.
+    static PLACES: RefCell<HashMap<u64, Arc<Place>>> = RefCell::default();
+}
+
+static NEXT: AtomicU64 = AtomicU64::new(0);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// 64 MiB of data, and the message around them.
+const MAX_MESSAGE_BYTES: usize = 68 << 20;
+const STREAM_WINDOW_BYTES: u32 = 4 << 20;
+const POOL_BYTES: usize = 4096;
+/// What the HSM gives in one call.
+const MAX_RANDOM_BYTES: usize = 1_000_000;

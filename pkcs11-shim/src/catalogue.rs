@@ -1,0 +1,174 @@
+//! The objects of a token that this process knows, found by their attributes without a walk over all of them.
+
+use std::collections::{BTreeSet, HashMap};
+
+use cryptoki_sys::*;
+use hsm_emulator::units::{Attributes, Result};
+
+use crate::backend::{Backend, Changes, ObjectId};
+use crate::handles::{HandleTable, read, write};
+use crate::module::Module;
+use crate::object::{Object, Owner};
+use crate::slot_token::Slot;
+
+/// Token objects, as of some revision of the keystore, and session objects.
+#[derive(Default)]
+pub struct Catalogue {
+    all: BTreeSet<CK_OBJECT_HANDLE>,
+    indexes: [HashMap<Vec<u8>, BTreeSet<CK_OBJECT_HANDLE>>; INDEXED.len()],
+    /// Kept for ever: a token object that leaves and returns (by a logout) has the same handle.
+    handles: HashMap<ObjectId, CK_OBJECT_HANDLE>,
+    seen: Seen,
+}
+
+/// How far the keystore's changes were followed. Private objects show only to the user, so they have a
+/// revision of their own.
+#[derive(Clone, Copy, Default)]
+struct Seen {
+    public: u64,
+    private: u64,
+}
+
+impl Catalogue {
+    /// Enters an object, or a new state of it.
+    pub fn insert(&mut self, objects: &HandleTable<Object>, handle: CK_OBJECT_HANDLE, object: Object) {
+        self.unindex(objects, handle);
+        for (index, kind) in self.indexes.iter_mut().zip(INDEXED) {
+            if let Some(value) = object.attributes.get(kind) {
+                index.entry(value.to_vec()).or_default().insert(handle);
+            }
+        }
+        if let Owner::Token(id) = object.owner {
+            self.handles.insert(id, handle);
+        }
+        self.all.insert(handle);
+        objects.put(handle, object);
+    }
+
+    /// Takes an object out.
+    pub fn remove(&mut self, objects: &HandleTable<Object>, handle: CK_OBJECT_HANDLE) {
+        self.unindex(objects, handle);
+        objects.remove(handle);
+    }
+
+    /// Takes everything out.
+    pub fn forget_all(&mut self, objects: &HandleTable<Object>) {
+        for handle in &self.all {
+            objects.remove(*handle);
+        }
+        *self = Self::default();
+    }
+
+    /// The handles of objects that have these attributes, oldest first. Values that an object does not show
+    /// in clear are compared by `sealed_matches`.
+    pub fn find(
+        &self,
+        objects: &HandleTable<Object>,
+        template: &Attributes,
+        private_too: bool,
+        sealed_matches: impl Fn(&Object, &Attributes) -> bool,
+    ) -> Vec<CK_OBJECT_HANDLE> {
+        let nothing = BTreeSet::new();
+        let by_index = self
+            .indexes
+            .iter()
+            .zip(INDEXED)
+            .filter_map(|(index, kind)| Some(index.get(template.get(kind)?).unwrap_or(&nothing)));
+        let candidates = by_index.min_by_key(|set| set.len()).unwrap_or(&self.all);
+        let matches = |object: &Object| {
+            (private_too || !object.private) && {
+                let mut sealed = Attributes::new();
+                let clear = template.iter().all(|(kind, value)| match object.attributes.get(kind) {
+                    Some(own) => own == value,
+                    None => {
+                        sealed.set(kind, value);
+                        true
+                    }
+                });
+                clear && (sealed.is_empty() || sealed_matches(object, &sealed))
+            }
+        };
+        candidates
+            .iter()
+            .copied()
+            .filter(|handle| objects.get(*handle).is_some_and(|object| matches(&object)))
+            .collect()
+    }
+
+    /// Takes in what changed in the keystore.
+    fn apply(
+        &mut self,
+        objects: &HandleTable<Object>,
+        slot: CK_SLOT_ID,
+        changes: Changes,
+        private_too: bool,
+    ) {
+        let behind = if private_too { self.seen.private } else { self.seen.public };
+        if changes.revision < behind {
+            // Another thread asked later and was faster.
+            return;
+        }
+        for id in changes.deleted {
+            if let Some(handle) = self.handles.get(&id).copied() {
+                self.remove(objects, handle);
+            }
+        }
+        for (id, blob) in changes.stored {
+            let known = self.handles.get(&id).copied();
+            if known.and_then(|handle| objects.get(handle)).is_some_and(|object| object.blob == blob) {
+                continue;
+            }
+            // An object that can't be read is not shown; the others are.
+            let Ok(object) = Object::new(slot, Owner::Token(id), blob) else { continue };
+            let handle = known.unwrap_or_else(HandleTable::<Object>::reserve);
+            self.insert(objects, handle, object);
+        }
+        self.seen.public = self.seen.public.max(changes.revision);
+        if private_too {
+            self.seen.private = changes.revision;
+        }
+    }
+
+    fn unindex(&mut self, objects: &HandleTable<Object>, handle: CK_OBJECT_HANDLE) {
+        if !self.all.remove(&handle) {
+            return;
+        }
+        let Some(object) = objects.get(handle) else { return };
+        for (index, kind) in self.indexes.iter_mut().zip(INDEXED) {
+            let Some(value) = object.attributes.get(kind) else { continue };
+            if let Some(set) = index.get_mut(value) {
+                set.remove(&handle);
+                if set.is_empty() {
+                    index.remove(value);
+                }
+            }
+        }
+    }
+}
+
+/// Brings a token's objects up to date with the keystore, where other processes write too.
+///
+/// # Errors
+/// The backend's.
+pub fn refresh(module: &Module, slot: &Slot) -> Result<()> {
+    let grant = slot.user_grant();
+    let private_too = grant.is_some();
+    let seen = read(&slot.catalogue).seen;
+    let since = if private_too { seen.private } else { seen.public };
+    let changes = module.backend.changes(slot.serial()?, grant.as_ref(), since)?;
+    if changes.revision != since || !changes.stored.is_empty() || !changes.deleted.is_empty() {
+        write(&slot.catalogue).apply(&module.objects, slot.id, changes, private_too);
+    }
+    Ok(())
+}
+
+/// Does the object hold these values, sealed but readable?
+pub fn sealed_matches(backend: &dyn Backend, object: &Object, wanted: &Attributes) -> bool {
+    wanted.iter().all(|(kind, value)| {
+        crate::attribute_kinds::may_be_sealed(kind)
+            && backend.sealed_attribute(&object.blob, kind).is_ok_and(|own| own.as_slice() == value)
+    })
+}
+
+/// What applications search by.
+const INDEXED: [CK_ATTRIBUTE_TYPE; 4] = [CKA_LABEL, CKA_ID, CKA_CLASS, CKA_KEY_TYPE];

@@ -1,0 +1,219 @@
+//! Where the HSM is: in this process or elsewhere.
+//!
+//! | environment | TOML key | meaning |
+//! |---|---|---|
+//! | `HSM_PKCS11_CONFIG` | | path of a TOML file with the keys below |
+//! | | `backend` | `"embedded"` or `"remote"` |
+//! | `HSM_PKCS11_STATE` | `state` | state directory of the embedded HSM |
+//! | `HSM_GRPC_ENDPOINT` | `endpoints` | where remote HSMs are, tried in this order (comma-separated in the environment) |
+//! | `HSM_API_KEY` | | API key for the remote HSM |
+//! | `HSM_API_KEY_FILE` | `api_key_file` | a file with it |
+//!
+//! The environment wins over the file. Nothing set: embedded, under the user's data directory.
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use cryptoki_sys::CKR_FUNCTION_FAILED;
+use hsm_emulator::units::{Error, Result};
+use serde::Deserialize;
+use zeroize::Zeroizing;
+
+/// Which backend, with all it needs.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Config {
+    /// In this process.
+    Embedded {
+        /// State directory.
+        state: PathBuf,
+    },
+    /// Over gRPC.
+    Remote {
+        /// Tried in this order.
+        endpoints: Vec<Endpoint>,
+        /// Proof of who calls.
+        api_key: ApiKey,
+    },
+}
+
+/// Where a remote HSM listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Endpoint {
+    /// `http://host:port`.
+    Tcp(String),
+    /// `unix:/path`.
+    Unix(PathBuf),
+}
+
+/// The bearer token of gRPC calls.
+#[derive(PartialEq, Eq)]
+pub struct ApiKey(Zeroizing<String>);
+
+impl ApiKey {
+    /// The key itself.
+    pub fn expose_secret(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for ApiKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ApiKey")
+    }
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    backend: Option<BackendName>,
+    state: Option<PathBuf>,
+    endpoints: Option<Vec<String>>,
+    api_key_file: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+enum BackendName {
+    Embedded,
+    Remote,
+}
+
+impl Config {
+    /// Reads the environment and the file it names.
+    ///
+    /// # Errors
+    /// `CKR_FUNCTION_FAILED` with the reason.
+    pub fn load() -> Result<Self> {
+        Self::resolve(|name| {
+            env::var_os(name).and_then(|value| value.into_string().ok()).filter(|v| !v.is_empty())
+        })
+    }
+
+    fn resolve(variable: impl Fn(&str) -> Option<String>) -> Result<Self> {
+        let file = match variable("HSM_PKCS11_CONFIG") {
+            Some(path) => {
+                let text = fs::read_to_string(&path).map_err(|e| bad(format!("cannot read {path}: {e}")))?;
+                toml::from_str(&text).map_err(|e| bad(format!("{path}: {e}")))?
+            }
+            None => File::default(),
+        };
+        let state = variable("HSM_PKCS11_STATE").map(PathBuf::from);
+        let endpoints =
+            variable("HSM_GRPC_ENDPOINT").map(|list| list.split(',').map(|e| e.trim().to_owned()).collect());
+        let backend = match (&state, &endpoints, file.backend) {
+            (Some(_), _, _) => BackendName::Embedded,
+            (None, _, Some(named)) => named,
+            (None, Some(_), None) => BackendName::Remote,
+            (None, None, None) if file.endpoints.is_some() && file.state.is_none() => BackendName::Remote,
+            (None, None, None) => BackendName::Embedded,
+        };
+        if backend == BackendName::Embedded {
+            let state = match state.or(file.state) {
+                Some(state) => state,
+                None => default_state(&variable)?,
+            };
+            return Ok(Self::Embedded { state });
+        }
+        let endpoints: Vec<String> =
+            endpoints.or(file.endpoints).ok_or_else(|| bad("the remote backend has no endpoints".into()))?;
+        let endpoints = endpoints.iter().map(|text| Endpoint::parse(text)).collect::<Result<Vec<_>>>()?;
+        if endpoints.is_empty() {
+            return Err(bad("the list of endpoints is empty".into()));
+        }
+        let key_file = variable("HSM_API_KEY_FILE").map(PathBuf::from).or(file.api_key_file);
+        let api_key = match (variable("HSM_API_KEY"), key_file) {
+            (Some(key), _) => Zeroizing::new(key),
+            (None, Some(path)) => read_key(&path)?,
+            (None, None) => return Err(bad("the remote backend has no API key".into())),
+        };
+        Ok(Self::Remote { endpoints, api_key: ApiKey(api_key) })
+    }
+}
+
+impl Endpoint {
+    fn parse(text: &str) -> Result<Self> {
+        if let Some(path) = text.strip_prefix("unix:") {
+            return Ok(Self::Unix(path.into()));
+        }
+        if text.starts_with("http://") {
+            return Ok(Self::Tcp(text.to_owned()));
+        }
+        Err(bad(format!("endpoint {text:?} is neither http://host:port nor unix:/path")))
+    }
+}
+
+fn read_key(path: &Path) -> Result<Zeroizing<String>> {
+    let text = Zeroizing::new(
+        fs::read_to_string(path).map_err(|e| bad(format!("cannot read {}: {e}", path.display())))?,
+    );
+    Ok(Zeroizing::new(text.trim().to_owned()))
+}
+
+fn default_state(variable: &impl Fn(&str) -> Option<String>) -> Result<PathBuf> {
+    let data = match (variable("XDG_DATA_HOME"), variable("HOME")) {
+        (Some(data), _) => PathBuf::from(data),
+        (None, Some(home)) => Path::new(&home).join(".local/share"),
+        (None, None) => {
+            return Err(bad("set HSM_PKCS11_STATE: neither XDG_DATA_HOME nor HOME is set".into()));
+        }
+    };
+    Ok(data.join("hsm-emulator/pkcs11"))
+}
+
+fn bad(message: String) -> Error {
+    Error::new(CKR_FUNCTION_FAILED, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resolve(variables: &[(&str, &str)]) -> Result<Config> {
+        Config::resolve(|name| {
+            variables.iter().find(|(n, _)| *n == name).map(|(_, value)| (*value).to_owned())
+        })
+    }
+
+    fn with_file(text: &str, more: &[(&str, &str)]) -> Result<Config> {
+        let file = tempfile::NamedTempFile::new().expect("temporary file");
+        fs::write(file.path(), text).expect("written");
+        let path = file.path().to_str().expect("UTF-8").to_owned();
+        let mut variables = vec![("HSM_PKCS11_CONFIG", path.as_str())];
+        variables.extend_from_slice(more);
+        resolve(&variables)
+    }
+
+    #[test]
+    fn nothing_set_is_embedded_in_the_data_directory() {
+        let state = PathBuf::from("/home/u/.local/share/hsm-emulator/pkcs11");
+        assert_eq!(resolve(&[("HOME", "/home/u")]).expect("valid"), Config::Embedded { state });
+    }
+
+    #[test]
+    fn an_endpoint_selects_remote_unless_a_state_directory_is_set() {
+        let remote = [("HSM_GRPC_ENDPOINT", "unix:/run/hsm, http://localhost:1"), ("HSM_API_KEY", "k")];
+        let Config::Remote { endpoints, .. } = resolve(&remote).expect("valid") else { panic!("not remote") };
+        assert_eq!(
+            endpoints,
+            [Endpoint::Unix("/run/hsm".into()), Endpoint::Tcp("http://localhost:1".into())]
+        );
+        let both = [("HSM_GRPC_ENDPOINT", "unix:/run/hsm"), ("HSM_PKCS11_STATE", "/s")];
+        assert_eq!(resolve(&both).expect("valid"), Config::Embedded { state: "/s".into() });
+    }
+
+    #[test]
+    fn the_file_is_strict_and_the_environment_wins() {
+        assert!(with_file("stat = '/s'", &[]).is_err());
+        assert!(with_file("backend = 'cloud'", &[]).is_err());
+        assert_eq!(with_file("state = '/s'", &[]).expect("valid"), Config::Embedded { state: "/s".into() });
+        let remote = with_file(
+            "backend = 'remote'\nendpoints = ['http://h:1']",
+            &[("HSM_GRPC_ENDPOINT", "unix:/x"), ("HSM_API_KEY", "k")],
+        );
+        let Config::Remote { endpoints, .. } = remote.expect("valid") else { panic!("not remote") };
+        assert_eq!(endpoints, [Endpoint::Unix("/x".into())]);
+        assert!(with_file("endpoints = ['https://h:1']", &[("HSM_API_KEY", "k")]).is_err());
+        assert!(with_file("endpoints = ['http://h:1']", &[]).is_err());
+    }
+}

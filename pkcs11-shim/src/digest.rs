@@ -1,0 +1,78 @@
+//! Message digests (section 5.10), computed here.
+
+use cryptoki_sys::*;
+use hsm_emulator::units::Result;
+use hsm_emulator::units::mechanism::Mechanism;
+use openssl::hash::MessageDigest;
+
+use crate::local::{self, Hasher};
+use crate::mechanisms::MechanismInfo;
+use crate::operation::{begin, cancel, finish, go_on, not_initialized};
+use crate::output::{Output, Room};
+use crate::session::Session;
+
+/// A digest in progress.
+pub struct DigestOperation {
+    function: MessageDigest,
+    hasher: Option<Hasher>,
+}
+
+/// `C_DigestInit`.
+///
+/// # Errors
+/// `CKR_OPERATION_ACTIVE`, `CKR_MECHANISM_INVALID`, `CKR_MECHANISM_PARAM_INVALID`.
+pub fn digest_init(session: &Session, mechanism: Option<&Mechanism>) -> Result<()> {
+    let mut operations = session.operations();
+    let Some(mechanism) = mechanism else { return cancel(&mut operations.digest) };
+    begin(&mut operations.digest, || {
+        MechanismInfo::for_use(mechanism, CKF_DIGEST)?;
+        Ok(DigestOperation { function: local::digest_function(mechanism.kind)?, hasher: None })
+    })
+}
+
+/// `C_Digest`.
+///
+/// # Errors
+/// `CKR_OPERATION_NOT_INITIALIZED`, also after a part.
+pub fn digest(session: &Session, room: Room, data: &[u8]) -> Result<Output> {
+    finish(&mut session.operations().digest, |operation| {
+        if operation.hasher.is_some() {
+            return Err(not_initialized());
+        }
+        match Output::without_bytes(room, operation.function.size()) {
+            Some(answer) => Ok(answer),
+            None => local::digest(operation.function, data).map(Output::Public),
+        }
+    })
+}
+
+/// `C_DigestUpdate`.
+///
+/// # Errors
+/// `CKR_OPERATION_NOT_INITIALIZED`.
+pub fn digest_update(session: &Session, data: &[u8]) -> Result<()> {
+    go_on(&mut session.operations().digest, |operation| {
+        let hasher = match &mut operation.hasher {
+            Some(hasher) => hasher,
+            none => none.insert(local::hasher(operation.function)?),
+        };
+        hasher.update(data).map_err(local::failed)
+    })
+}
+
+/// `C_DigestFinal`.
+///
+/// # Errors
+/// `CKR_OPERATION_NOT_INITIALIZED`.
+pub fn digest_final(session: &Session, room: Room) -> Result<Output> {
+    finish(&mut session.operations().digest, |operation| {
+        if let Some(answer) = Output::without_bytes(room, operation.function.size()) {
+            return Ok(answer);
+        }
+        let digest = match &mut operation.hasher {
+            Some(hasher) => hasher.finish().map_err(local::failed)?.to_vec(),
+            None => local::digest(operation.function, &[])?,
+        };
+        Ok(Output::Public(digest))
+    })
+}

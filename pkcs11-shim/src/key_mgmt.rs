@@ -1,0 +1,181 @@
+//! Making, wrapping, unwrapping and deriving keys (section 5.14).
+
+use std::sync::Arc;
+
+use cryptoki_sys::*;
+use hsm_emulator::units::mechanism::Mechanism;
+use hsm_emulator::units::{Attributes, Error, Result};
+
+use crate::mechanisms::MechanismInfo;
+use crate::module::Module;
+use crate::object::{Destination, Object, key};
+use crate::operation::{Prepared, check_allowed};
+use crate::output::{Output, Room};
+use crate::session::Session;
+
+/// `C_GenerateKey`.
+///
+/// # Errors
+/// `CKR_MECHANISM_INVALID`, `CKR_SESSION_READ_ONLY`, `CKR_USER_NOT_LOGGED_IN`, and the template's faults.
+pub fn generate_key(
+    module: &Module,
+    session: &Session,
+    mechanism: &Mechanism,
+    template: &Attributes,
+) -> Result<CK_OBJECT_HANDLE> {
+    MechanismInfo::for_use(mechanism, CKF_GENERATE)?;
+    let destination = Destination::check(session, template, true)?;
+    destination.place(module, session, module.backend.generate_key(mechanism, template)?)
+}
+
+/// `C_GenerateKeyPair`: (public, private).
+///
+/// # Errors
+/// As [`generate_key`].
+pub fn generate_key_pair(
+    module: &Module,
+    session: &Session,
+    mechanism: &Mechanism,
+    public: &Attributes,
+    private: &Attributes,
+) -> Result<(CK_OBJECT_HANDLE, CK_OBJECT_HANDLE)> {
+    MechanismInfo::for_use(mechanism, CKF_GENERATE_KEY_PAIR)?;
+    let public_destination = Destination::check(session, public, false)?;
+    let private_destination = Destination::check(session, private, true)?;
+    let (public, private) = module.backend.generate_key_pair(mechanism, public, private)?;
+    let public = public_destination.place(module, session, public)?;
+    match private_destination.place(module, session, private) {
+        Ok(private) => Ok((public, private)),
+        Err(error) => {
+            // Half a key pair is of no use: the caller hears why the whole failed.
+            let _ = crate::object::destroy_object(module, session, public);
+            Err(error)
+        }
+    }
+}
+
+/// `C_WrapKey`.
+///
+/// # Errors
+/// `CKR_WRAPPING_KEY_HANDLE_INVALID`, `CKR_KEY_HANDLE_INVALID`, `CKR_KEY_UNEXTRACTABLE`,
+/// `CKR_KEY_NOT_WRAPPABLE`, `CKR_WRAPPING_KEY_TYPE_INCONSISTENT`, `CKR_KEY_FUNCTION_NOT_PERMITTED`.
+pub fn wrap_key(
+    module: &Module,
+    session: &Session,
+    mechanism: &Mechanism,
+    wrapping: CK_OBJECT_HANDLE,
+    wrapped: CK_OBJECT_HANDLE,
+    room: Room,
+) -> Result<Output> {
+    let wrapping = Role::WRAPPING.check(module, session, mechanism, wrapping)?;
+    let wrapped = key(module, session, wrapped)?;
+    if !wrapped.is(CKA_EXTRACTABLE) {
+        return Err(Error::new(CKR_KEY_UNEXTRACTABLE, "the key must not leave the HSM"));
+    }
+    if wrapped.is(CKA_WRAP_WITH_TRUSTED) && !wrapping.is(CKA_TRUSTED) {
+        return Err(Error::new(CKR_KEY_NOT_WRAPPABLE, "the key may be wrapped by a trusted key alone"));
+    }
+    if room == Room::Query
+        && let Some(len) = wrapped_bytes(&wrapping, mechanism, &wrapped)
+    {
+        return Ok(Output::Length(len));
+    }
+    let bytes = module.backend.wrap_key(mechanism, &wrapping.blob, &wrapped.blob)?;
+    Ok(Output::without_bytes(room, bytes.len()).unwrap_or(Output::Public(bytes)))
+}
+
+/// `C_UnwrapKey`.
+///
+/// # Errors
+/// `CKR_UNWRAPPING_KEY_HANDLE_INVALID`, `CKR_UNWRAPPING_KEY_TYPE_INCONSISTENT`, `CKR_WRAPPED_KEY_INVALID`,
+/// `CKR_WRAPPED_KEY_LEN_RANGE`, and as [`generate_key`].
+pub fn unwrap_key(
+    module: &Module,
+    session: &Session,
+    mechanism: &Mechanism,
+    unwrapping: CK_OBJECT_HANDLE,
+    wrapped: &[u8],
+    template: &Attributes,
+) -> Result<CK_OBJECT_HANDLE> {
+    let unwrapping = Role::UNWRAPPING.check(module, session, mechanism, unwrapping)?;
+    let destination = Destination::check(session, template, true)?;
+    let blob = module.backend.unwrap_key(mechanism, &unwrapping.blob, wrapped, template)?;
+    destination.place(module, session, blob)
+}
+
+/// `C_DeriveKey`.
+///
+/// # Errors
+/// Those of [`Prepared::check`], and as [`generate_key`].
+pub fn derive_key(
+    module: &Module,
+    session: &Session,
+    mechanism: &Mechanism,
+    base: CK_OBJECT_HANDLE,
+    template: &Attributes,
+) -> Result<CK_OBJECT_HANDLE> {
+    let Prepared { key, .. } = Prepared::check(module, session, mechanism, base, CKF_DERIVE, CKA_DERIVE)?;
+    let destination = Destination::check(session, template, true)?;
+    let blob = module.backend.derive_key(mechanism, &key.blob, template)?;
+    destination.place(module, session, blob)
+}
+
+/// Wrapping and unwrapping keys have return codes of their own.
+struct Role {
+    flag: CK_FLAGS,
+    permission: CK_ATTRIBUTE_TYPE,
+    handle_invalid: CK_RV,
+    type_inconsistent: CK_RV,
+}
+
+impl Role {
+    const WRAPPING: Self = Self {
+        flag: CKF_WRAP,
+        permission: CKA_WRAP,
+        handle_invalid: CKR_WRAPPING_KEY_HANDLE_INVALID,
+        type_inconsistent: CKR_WRAPPING_KEY_TYPE_INCONSISTENT,
+    };
+    const UNWRAPPING: Self = Self {
+        flag: CKF_UNWRAP,
+        permission: CKA_UNWRAP,
+        handle_invalid: CKR_UNWRAPPING_KEY_HANDLE_INVALID,
+        type_inconsistent: CKR_UNWRAPPING_KEY_TYPE_INCONSISTENT,
+    };
+
+    fn check(
+        &self,
+        module: &Module,
+        session: &Session,
+        mechanism: &Mechanism,
+        handle: CK_OBJECT_HANDLE,
+    ) -> Result<Arc<Object>> {
+        let info = MechanismInfo::for_use(mechanism, self.flag)?;
+        let key = key(module, session, handle)
+            .map_err(|_| Error::new(self.handle_invalid, "no visible key has this handle"))?;
+        if !key.is(self.permission) {
+            return Err(Error::new(
+                CKR_KEY_FUNCTION_NOT_PERMITTED,
+                "the key's attributes don't permit this use",
+            ));
+        }
+        if !key.key_type().is_some_and(|key_type| info.takes(key_type)) {
+            return Err(Error::new(self.type_inconsistent, "the mechanism is not for keys of this type"));
+        }
+        check_allowed(&key, mechanism.kind)?;
+        Ok(key)
+    }
+}
+
+/// The length of a wrapped key, where it follows from what is known.
+fn wrapped_bytes(wrapping: &Object, mechanism: &Mechanism, wrapped: &Object) -> Option<usize> {
+    if let CKM_RSA_PKCS | CKM_RSA_X_509 | CKM_RSA_PKCS_OAEP = mechanism.kind {
+        return wrapping.attributes.get(CKA_MODULUS).map(<[u8]>::len);
+    }
+    let len = usize::try_from(wrapped.attributes.ulong(CKA_VALUE_LEN)?).ok()?;
+    match mechanism.kind {
+        CKM_AES_KEY_WRAP => Some(len + 8),
+        CKM_AES_KEY_WRAP_PAD | CKM_AES_KEY_WRAP_KWP => Some(len.next_multiple_of(8) + 8),
+        CKM_AES_CBC_PAD => Some((len / 16 + 1) * 16),
+        _ => None,
+    }
+}

@@ -1,0 +1,75 @@
+//! What needs no secret is computed here, not in the HSM: digests, and operations with public keys.
+
+use cryptoki_sys::*;
+use hsm_emulator::units::mechanism::{Mechanism, digest, ec, rsa};
+use hsm_emulator::units::{Attributes, Error, Result};
+use openssl::error::ErrorStack;
+use openssl::hash::MessageDigest;
+use openssl::pkey::{Id, PKey, Public};
+
+pub use openssl::hash::Hasher;
+
+/// The digest function of a digest mechanism.
+///
+/// # Errors
+/// `CKR_MECHANISM_INVALID`.
+pub fn digest_function(mechanism: CK_MECHANISM_TYPE) -> Result<MessageDigest> {
+    digest::message_digest(mechanism)
+}
+
+/// A fresh digest state.
+///
+/// # Errors
+/// `CKR_FUNCTION_FAILED`.
+pub fn hasher(function: MessageDigest) -> Result<Hasher> {
+    Hasher::new(function).map_err(failed)
+}
+
+/// The digest of `data`.
+///
+/// # Errors
+/// `CKR_FUNCTION_FAILED`.
+pub fn digest(function: MessageDigest, data: &[u8]) -> Result<Vec<u8>> {
+    Ok(openssl::hash::hash(function, data).map_err(failed)?.to_vec())
+}
+
+/// A public key, parsed.
+pub struct PublicKey(PKey<Public>);
+
+impl PublicKey {
+    /// Parses the attributes of a public key object.
+    ///
+    /// # Errors
+    /// `CKR_KEY_TYPE_INCONSISTENT` if it is none that can be used.
+    pub fn parse(attributes: &Attributes) -> Result<Self> {
+        match attributes.ulong(CKA_KEY_TYPE) {
+            Some(CKK_RSA) => rsa::public_key(attributes).map(Self),
+            Some(CKK_EC) => ec::public_key(attributes).map(Self),
+            _ => Err(Error::new(CKR_KEY_TYPE_INCONSISTENT, "not a public key that can be used")),
+        }
+    }
+
+    /// Verifies a signature with a mechanism that does not hash.
+    ///
+    /// # Errors
+    /// `CKR_SIGNATURE_LEN_RANGE`, `CKR_SIGNATURE_INVALID`, `CKR_MECHANISM_PARAM_INVALID`.
+    pub fn verify(&self, mechanism: &Mechanism, data: &[u8], signature: &[u8]) -> Result<()> {
+        match self.0.id() {
+            Id::EC => ec::verify(&self.0, data, signature),
+            _ => rsa::verify(mechanism, &self.0, data, signature),
+        }
+    }
+
+    /// Encrypts with an RSA mechanism.
+    ///
+    /// # Errors
+    /// `CKR_DATA_LEN_RANGE`, `CKR_MECHANISM_PARAM_INVALID`.
+    pub fn encrypt(&self, mechanism: &Mechanism, plaintext: &[u8]) -> Result<Vec<u8>> {
+        rsa::encrypt(mechanism, &self.0, plaintext)
+    }
+}
+
+/// The error of a cryptographic library that failed where it should not.
+pub fn failed(_: ErrorStack) -> Error {
+    Error::new(CKR_FUNCTION_FAILED, "the cryptographic library failed")
+}

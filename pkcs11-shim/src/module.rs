@@ -1,0 +1,169 @@
+//! The library's state between `C_Initialize` and `C_Finalize` (section 5.4).
+
+use std::sync::{Arc, RwLock};
+
+use arc_swap::{ArcSwapOption, Guard};
+use cryptoki_sys::*;
+use hsm_emulator::units::{Error, Result};
+
+use crate::backend::{self, Backend};
+use crate::config::Config;
+use crate::fork;
+use crate::handles::HandleTable;
+use crate::object::Object;
+use crate::session::Session;
+use crate::slot_token::{self, Slot};
+
+/// Everything that one initialisation of the library holds.
+pub struct Module {
+    process: u64,
+    pub(crate) backend: Box<dyn Backend>,
+    pub(crate) slots: RwLock<Vec<Arc<Slot>>>,
+    pub(crate) sessions: HandleTable<Session>,
+    pub(crate) objects: HandleTable<Object>,
+}
+
+impl Module {
+    /// A module on this backend, with its tokens in slots.
+    ///
+    /// # Errors
+    /// The backend's, if it can't list its tokens.
+    pub fn new(backend: Box<dyn Backend>) -> Result<Self> {
+        let slots = RwLock::new(slot_token::arrange(&backend.tokens()?, Vec::new()));
+        let process = fork::adopt();
+        Ok(Self { process, backend, slots, sessions: HandleTable::new(), objects: HandleTable::new() })
+    }
+
+    /// The session of a handle.
+    ///
+    /// # Errors
+    /// `CKR_SESSION_HANDLE_INVALID`; `CKR_GENERAL_ERROR` if a call on it failed in a way that left its
+    /// state in doubt.
+    pub fn session(&self, handle: CK_SESSION_HANDLE) -> Result<Arc<Session>> {
+        let session = self
+            .sessions
+            .get(handle)
+            .ok_or_else(|| Error::new(CKR_SESSION_HANDLE_INVALID, "no session has this handle"))?;
+        session.check_sound()?;
+        Ok(session)
+    }
+
+    /// The object of a handle, as far as the session may see it.
+    ///
+    /// # Errors
+    /// `CKR_OBJECT_HANDLE_INVALID`.
+    pub fn object(&self, session: &Session, handle: CK_OBJECT_HANDLE) -> Result<Arc<Object>> {
+        self.objects
+            .get(handle)
+            .filter(|object| object.slot == session.slot.id)
+            .filter(|object| !object.private || session.slot.user_logged_in())
+            .ok_or_else(|| Error::new(CKR_OBJECT_HANDLE_INVALID, "no visible object has this handle"))
+    }
+}
+
+/// The module in use, for the time of one call.
+///
+/// # Errors
+/// `CKR_CRYPTOKI_NOT_INITIALIZED`, also in a child process that has not initialised the library itself.
+pub fn current() -> Result<Guard<Option<Arc<Module>>>> {
+    let module = MODULE.load();
+    match &*module {
+        Some(inner) if inner.process == fork::process() => Ok(module),
+        _ => Err(not_initialized()),
+    }
+}
+
+/// `C_Initialize`.
+///
+/// # Errors
+/// `CKR_CRYPTOKI_ALREADY_INITIALIZED`, and what opening the backend may give.
+pub fn initialize() -> Result<()> {
+    if current().is_ok() {
+        return Err(already_initialized());
+    }
+    leave_parent_behind();
+    let config = Config::load()?;
+    let module = Arc::new(Module::new(backend::open(&config)?)?);
+    let previous = MODULE.compare_and_swap(&None::<Arc<Module>>, Some(module));
+    match *previous {
+        None => Ok(()),
+        Some(_) => Err(already_initialized()),
+    }
+}
+
+/// `C_Finalize`. Calls that run in other threads end as if they had come before.
+///
+/// # Errors
+/// `CKR_CRYPTOKI_NOT_INITIALIZED`.
+pub fn finalize() -> Result<()> {
+    drop(current()?);
+    MODULE.swap(None).map(drop).ok_or_else(not_initialized)
+}
+
+/// `C_GetInfo`.
+pub fn info() -> CK_INFO {
+    CK_INFO {
+        cryptokiVersion: CRYPTOKI_VERSION,
+        manufacturerID: padded(MANUFACTURER),
+        flags: 0,
+        libraryDescription: padded("PKCS #11 for the HSM emulator"),
+        libraryVersion: library_version(),
+    }
+}
+
+/// Text in a field of fixed length: UTF-8, padded with blanks, not terminated.
+pub fn padded<const N: usize>(text: &str) -> [u8; N] {
+    let mut field = [b' '; N];
+    let mut len = text.len().min(N);
+    while !text.is_char_boundary(len) {
+        len -= 1;
+    }
+    field[..len].copy_from_slice(&text.as_bytes()[..len]);
+    field
+}
+
+/// The version of this library.
+pub fn library_version() -> CK_VERSION {
+    let number = |text: &str| text.parse().unwrap_or(0);
+    CK_VERSION {
+        major: number(env!("CARGO_PKG_VERSION_MAJOR")),
+        minor: number(env!("CARGO_PKG_VERSION_MINOR")),
+    }
+}
+
+/// A child process inherits its parent's module. Its sockets and files are the parent's: forget them, unclosed.
+fn leave_parent_behind() {
+    let inherited = MODULE.load_full();
+    if inherited.as_ref().is_some_and(|module| module.process != fork::process()) {
+        let previous = MODULE.compare_and_swap(&inherited, None);
+        std::mem::forget(previous);
+        std::mem::forget(inherited);
+    }
+}
+
+fn not_initialized() -> Error {
+    Error::new(CKR_CRYPTOKI_NOT_INITIALIZED, "C_Initialize has not been called in this process")
+}
+
+fn already_initialized() -> Error {
+    Error::new(CKR_CRYPTOKI_ALREADY_INITIALIZED, "C_Initialize has been called before")
+}
+
+static MODULE: ArcSwapOption<Module> = ArcSwapOption::const_empty();
+
+/// The version of the standard that the function list is of.
+pub const CRYPTOKI_VERSION: CK_VERSION = CK_VERSION { major: 2, minor: 40 };
+/// For every field that names one.
+pub const MANUFACTURER: &str = "HSM emulator";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn padding_never_splits_a_character() {
+        assert_eq!(&padded::<4>("ab"), b"ab  ");
+        assert_eq!(&padded::<4>("abcé"), b"abc ");
+        assert_eq!(&padded::<4>("abcde"), b"abcd");
+    }
+}

@@ -1,0 +1,328 @@
+//! Objects: making, copying, reading, changing, finding, destroying them (section 5.7).
+
+use std::sync::{Arc, OnceLock};
+
+use cryptoki_sys::*;
+use hsm_emulator::units::{Attributes, Error, KeyBlob, Result};
+
+use crate::attribute_kinds::may_be_sealed;
+use crate::backend::ObjectId;
+use crate::catalogue;
+use crate::handles::{read, write};
+use crate::local::PublicKey;
+use crate::module::Module;
+use crate::operation::{Find, begin};
+use crate::session::Session;
+
+/// An object as this process knows it. It never changes: a changed object takes its place in the table.
+pub struct Object {
+    /// The slot whose token it belongs to.
+    pub slot: CK_SLOT_ID,
+    /// Where it lives.
+    pub owner: Owner,
+    /// The sealed object.
+    pub blob: KeyBlob,
+    /// What the blob shows in clear.
+    pub attributes: Attributes,
+    /// Visible to the user alone (`CKA_PRIVATE`).
+    pub private: bool,
+    public_key: OnceLock<PublicKey>,
+}
+
+/// Where an object lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// In the keystore.
+    Token(ObjectId),
+    /// In a session, and dies with it.
+    Session(CK_SESSION_HANDLE),
+}
+
+impl Object {
+    /// An object from its blob.
+    ///
+    /// # Errors
+    /// `CKR_DEVICE_ERROR` if the blob is damaged.
+    pub fn new(slot: CK_SLOT_ID, owner: Owner, blob: KeyBlob) -> Result<Self> {
+        let attributes = blob.attributes()?;
+        let private = attributes.bool(CKA_PRIVATE).unwrap_or(false);
+        Ok(Self { slot, owner, blob, attributes, private, public_key: OnceLock::new() })
+    }
+
+    /// The session that a session object belongs to.
+    pub fn session(&self) -> Option<CK_SESSION_HANDLE> {
+        match self.owner {
+            Owner::Session(session) => Some(session),
+            Owner::Token(_) => None,
+        }
+    }
+
+    /// A boolean attribute, absent is false.
+    pub fn is(&self, kind: CK_ATTRIBUTE_TYPE) -> bool {
+        self.attributes.bool(kind).unwrap_or(false)
+    }
+
+    /// The key type; `None` if it's no key.
+    pub fn key_type(&self) -> Option<CK_KEY_TYPE> {
+        match self.class()? {
+            CKO_PUBLIC_KEY | CKO_PRIVATE_KEY | CKO_SECRET_KEY => self.attributes.ulong(CKA_KEY_TYPE),
+            _ => None,
+        }
+    }
+
+    /// Does the key list the mechanisms that it may be used with?
+    pub fn restricted(&self) -> bool {
+        self.attributes.get(CKA_ALLOWED_MECHANISMS).is_some_and(|list| !list.is_empty())
+    }
+
+    /// The object class.
+    pub fn class(&self) -> Option<CK_OBJECT_CLASS> {
+        self.attributes.ulong(CKA_CLASS)
+    }
+
+    /// The public key, parsed once.
+    ///
+    /// # Errors
+    /// `CKR_KEY_TYPE_INCONSISTENT`.
+    pub fn public_key(&self) -> Result<&PublicKey> {
+        match self.public_key.get() {
+            Some(key) => Ok(key),
+            None => {
+                let key = PublicKey::parse(&self.attributes)?;
+                Ok(self.public_key.get_or_init(|| key))
+            }
+        }
+    }
+}
+
+/// Where a new object will live, settled before the HSM works on it.
+pub struct Destination {
+    token: bool,
+}
+
+impl Destination {
+    /// Checks that the session may make an object of this template. `private_by_default`: what
+    /// `CKA_PRIVATE` is if the template is silent.
+    ///
+    /// # Errors
+    /// `CKR_SESSION_READ_ONLY`, `CKR_USER_NOT_LOGGED_IN`.
+    pub fn check(session: &Session, template: &Attributes, private_by_default: bool) -> Result<Self> {
+        let token = template.bool(CKA_TOKEN).unwrap_or(false);
+        if token {
+            session.require_rw()?;
+        }
+        require_login_for(session, template.bool(CKA_PRIVATE).unwrap_or(private_by_default))?;
+        Ok(Self { token })
+    }
+
+    /// Puts the new object where it belongs, durably if on the token.
+    ///
+    /// # Errors
+    /// `CKR_USER_NOT_LOGGED_IN`, `CKR_SESSION_CLOSED`, the backend's.
+    pub fn place(&self, module: &Module, session: &Session, blob: KeyBlob) -> Result<CK_OBJECT_HANDLE> {
+        let slot = &session.slot;
+        let handle = crate::handles::HandleTable::<Object>::reserve();
+        let object = if self.token {
+            let mut id = ObjectId::default();
+            hsm_emulator::units::random::fill(&mut id)?;
+            let object = Object::new(slot.id, Owner::Token(id), blob)?;
+            require_login_for(session, object.private)?;
+            module.backend.put_object(slot.serial()?, slot.user_grant().as_ref(), id, &object.blob, true)?;
+            object
+        } else {
+            let object = Object::new(slot.id, Owner::Session(session.handle), blob)?;
+            require_login_for(session, object.private)?;
+            session.own(handle)?;
+            object
+        };
+        write(&slot.catalogue).insert(&module.objects, handle, object);
+        Ok(handle)
+    }
+}
+
+/// `C_CreateObject`.
+///
+/// # Errors
+/// `CKR_SESSION_READ_ONLY`, `CKR_USER_NOT_LOGGED_IN`, and the template's faults.
+pub fn create_object(module: &Module, session: &Session, template: &Attributes) -> Result<CK_OBJECT_HANDLE> {
+    let secret = matches!(template.ulong(CKA_CLASS), Some(CKO_SECRET_KEY | CKO_PRIVATE_KEY));
+    let destination = Destination::check(session, template, secret)?;
+    let blob = module.backend.create_object(template)?;
+    destination.place(module, session, blob)
+}
+
+/// `C_CopyObject`.
+///
+/// # Errors
+/// `CKR_OBJECT_HANDLE_INVALID`, `CKR_ACTION_PROHIBITED`, and as [`create_object`].
+pub fn copy_object(
+    module: &Module,
+    session: &Session,
+    handle: CK_OBJECT_HANDLE,
+    template: &Attributes,
+) -> Result<CK_OBJECT_HANDLE> {
+    let object = module.object(session, handle)?;
+    if object.attributes.bool(CKA_COPYABLE) == Some(false) {
+        return Err(Error::new(CKR_ACTION_PROHIBITED, "the object may not be copied"));
+    }
+    let mut wanted = Attributes::new().with_bool(CKA_TOKEN, object.is(CKA_TOKEN));
+    for (kind, value) in template.iter() {
+        wanted.set(kind, value);
+    }
+    let destination = Destination::check(session, &wanted, object.private)?;
+    let blob = module.backend.change_object(&object.blob, template, true)?;
+    destination.place(module, session, blob)
+}
+
+/// `C_DestroyObject`.
+///
+/// # Errors
+/// `CKR_OBJECT_HANDLE_INVALID`, `CKR_SESSION_READ_ONLY`, `CKR_ACTION_PROHIBITED`.
+pub fn destroy_object(module: &Module, session: &Session, handle: CK_OBJECT_HANDLE) -> Result<()> {
+    let object = module.object(session, handle)?;
+    if let Owner::Token(_) = object.owner {
+        session.require_rw()?;
+    }
+    if object.attributes.bool(CKA_DESTROYABLE) == Some(false) {
+        return Err(Error::new(CKR_ACTION_PROHIBITED, "the object may not be destroyed"));
+    }
+    match object.owner {
+        Owner::Token(id) => {
+            let slot = &session.slot;
+            module.backend.delete_object(slot.serial()?, slot.user_grant().as_ref(), id)?;
+        }
+        Owner::Session(owner) => {
+            if let Some(owner) = module.sessions.get(owner) {
+                owner.disown(handle);
+            }
+        }
+    }
+    write(&session.slot.catalogue).remove(&module.objects, handle);
+    Ok(())
+}
+
+/// `C_GetObjectSize`: the bytes that the sealed object takes.
+///
+/// # Errors
+/// `CKR_OBJECT_HANDLE_INVALID`.
+pub fn object_size(module: &Module, session: &Session, handle: CK_OBJECT_HANDLE) -> Result<CK_ULONG> {
+    Ok(module.object(session, handle)?.blob.as_bytes().len() as CK_ULONG)
+}
+
+/// The value of one attribute, for `C_GetAttributeValue`.
+///
+/// # Errors
+/// `CKR_ATTRIBUTE_SENSITIVE` and `CKR_ATTRIBUTE_TYPE_INVALID`, which concern this attribute alone; others
+/// end the call.
+pub fn attribute_value(module: &Module, object: &Object, kind: CK_ATTRIBUTE_TYPE) -> Result<AttributeValue> {
+    if let Some(value) = object.attributes.get(kind) {
+        return Ok(AttributeValue::Public(value.to_vec()));
+    }
+    if !may_be_sealed(kind) {
+        return Err(Error::new(CKR_ATTRIBUTE_TYPE_INVALID, "the object has no such attribute"));
+    }
+    Ok(AttributeValue::Secret(module.backend.sealed_attribute(&object.blob, kind)?))
+}
+
+/// An attribute's value on its way to the application.
+pub enum AttributeValue {
+    /// Anybody may see it.
+    Public(Vec<u8>),
+    /// Wiped when dropped.
+    Secret(zeroize::Zeroizing<Vec<u8>>),
+}
+
+impl AttributeValue {
+    /// The value.
+    pub fn as_bytes(&self) -> &[u8] {
+        match self {
+            Self::Public(value) => value,
+            Self::Secret(value) => value,
+        }
+    }
+}
+
+/// `C_SetAttributeValue`.
+///
+/// # Errors
+/// `CKR_OBJECT_HANDLE_INVALID`, `CKR_SESSION_READ_ONLY`, `CKR_ACTION_PROHIBITED`, and the template's faults.
+pub fn set_attribute_value(
+    module: &Module,
+    session: &Session,
+    handle: CK_OBJECT_HANDLE,
+    template: &Attributes,
+) -> Result<()> {
+    let object = module.object(session, handle)?;
+    if let Owner::Token(_) = object.owner {
+        session.require_rw()?;
+    }
+    if object.attributes.bool(CKA_MODIFIABLE) == Some(false) {
+        return Err(Error::new(CKR_ACTION_PROHIBITED, "the object may not be changed"));
+    }
+    let blob = module.backend.change_object(&object.blob, template, false)?;
+    let changed = Object::new(object.slot, object.owner, blob)?;
+    require_login_for(session, changed.private)?;
+    let slot = &session.slot;
+    if let Owner::Token(id) = object.owner {
+        module.backend.put_object(slot.serial()?, slot.user_grant().as_ref(), id, &changed.blob, false)?;
+    }
+    write(&slot.catalogue).insert(&module.objects, handle, changed);
+    Ok(())
+}
+
+/// `C_FindObjectsInit`. The search is done here; `C_FindObjects` hands it out.
+///
+/// # Errors
+/// `CKR_OPERATION_ACTIVE`.
+pub fn find_objects_init(module: &Module, session: &Session, template: &Attributes) -> Result<()> {
+    let mut operations = session.operations();
+    begin(&mut operations.find, || {
+        catalogue::refresh(module, &session.slot)?;
+        let private_too = session.slot.user_logged_in();
+        let found =
+            read(&session.slot.catalogue).find(&module.objects, template, private_too, |object, sealed| {
+                catalogue::sealed_matches(&*module.backend, object, sealed)
+            });
+        Ok(Find::new(found))
+    })
+}
+
+/// `C_FindObjects`: the next handles, at most `max`.
+///
+/// # Errors
+/// `CKR_OPERATION_NOT_INITIALIZED`.
+pub fn find_objects(session: &Session, max: usize) -> Result<Vec<CK_OBJECT_HANDLE>> {
+    let mut operations = session.operations();
+    let find = operations.find.as_mut().ok_or_else(crate::operation::not_initialized)?;
+    Ok(find.next(max))
+}
+
+/// `C_FindObjectsFinal`.
+///
+/// # Errors
+/// `CKR_OPERATION_NOT_INITIALIZED`.
+pub fn find_objects_final(session: &Session) -> Result<()> {
+    session.operations().find.take().map(drop).ok_or_else(crate::operation::not_initialized)
+}
+
+fn require_login_for(session: &Session, private: bool) -> Result<()> {
+    if private && !session.slot.user_logged_in() {
+        return Err(Error::new(
+            CKR_USER_NOT_LOGGED_IN,
+            "private objects are the user's, who is not logged in",
+        ));
+    }
+    Ok(())
+}
+
+/// A key that an operation wants, as far as the session may see it.
+///
+/// # Errors
+/// `CKR_KEY_HANDLE_INVALID`.
+pub fn key(module: &Module, session: &Session, handle: CK_OBJECT_HANDLE) -> Result<Arc<Object>> {
+    module
+        .object(session, handle)
+        .ok()
+        .filter(|object| object.key_type().is_some())
+        .ok_or_else(|| Error::new(CKR_KEY_HANDLE_INVALID, "no visible key has this handle"))
+}

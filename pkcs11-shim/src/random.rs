@@ -1,0 +1,30 @@
+//! Random numbers (section 5.15).
+
+use cryptoki_sys::*;
+use hsm_emulator::units::{Error, Result};
+use zeroize::Zeroizing;
+
+use crate::module::Module;
+
+/// `C_GenerateRandom`.
+///
+/// # Errors
+/// `CKR_DATA_LEN_RANGE` for more than 64 MiB; the backend's.
+pub fn generate_random(module: &Module, len: usize) -> Result<Zeroizing<Vec<u8>>> {
+    if len > MAX_BYTES {
+        return Err(Error::new(CKR_DATA_LEN_RANGE, "at most 64 MiB of random bytes in one call"));
+    }
+    let mut bytes = Zeroizing::new(vec![0; len]);
+    module.backend.random(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// `C_SeedRandom`: the generator seeds itself.
+///
+/// # Errors
+/// Always `CKR_RANDOM_SEED_NOT_SUPPORTED`.
+pub fn seed_random() -> Result<()> {
+    Err(Error::new(CKR_RANDOM_SEED_NOT_SUPPORTED, "the generator seeds itself"))
+}
+
+const MAX_BYTES: usize = 64 << 20;

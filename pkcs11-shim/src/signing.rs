@@ -1,0 +1,239 @@
+//! Signatures and MACs (section 5.11).
+//!
+//! Mechanisms that hash are taken apart: the hash is computed here, so that the data never travel, and
+//! the HSM signs it with the mechanism that does not hash.
+
+use std::sync::Arc;
+
+use cryptoki_sys::*;
+use hsm_emulator::units::Result;
+use hsm_emulator::units::mechanism::{Mechanism, digest};
+use openssl::hash::MessageDigest;
+use zeroize::Zeroizing;
+
+use crate::curves;
+use crate::local::{self, Hasher};
+use crate::module::Module;
+use crate::object::Object;
+use crate::operation::{Prepared, begin, cancel, finish, gather, go_on, not_initialized, require_authorised};
+use crate::output::{Output, Room};
+use crate::session::Session;
+
+/// A signature in progress.
+pub struct SignOperation {
+    pub(crate) key: Arc<Object>,
+    message: Message,
+    /// False while the key waits for its login.
+    pub authorised: bool,
+}
+
+/// What is to be signed or verified, and how far it has come.
+pub struct Message {
+    scheme: Scheme,
+    stage: Stage,
+}
+
+/// How a mechanism treats its data.
+struct Scheme {
+    /// What the HSM is asked to do.
+    mechanism: Mechanism,
+    hash: Hash,
+}
+
+enum Hash {
+    /// The data are signed as they are, in one part.
+    None,
+    /// The mechanism reads everything itself, in parts if need be.
+    Inside,
+    /// Hashed here, by the digest of this mechanism.
+    Here(CK_MECHANISM_TYPE, MessageDigest),
+}
+
+enum Stage {
+    Ready,
+    Hashing(Hasher),
+    Gathering(Zeroizing<Vec<u8>>),
+}
+
+/// `C_SignInit`.
+///
+/// # Errors
+/// `CKR_OPERATION_ACTIVE`, and those of [`Prepared::check`].
+pub fn sign_init(
+    module: &Module,
+    session: &Session,
+    mechanism: Option<Mechanism>,
+    key: CK_OBJECT_HANDLE,
+) -> Result<()> {
+    let mut operations = session.operations();
+    let Some(mechanism) = mechanism else { return cancel(&mut operations.sign) };
+    begin(&mut operations.sign, || {
+        let Prepared { key, authorised } =
+            Prepared::check(module, session, &mechanism, key, CKF_SIGN, CKA_SIGN)?;
+        let message = Message::new(mechanism, &key);
+        Ok(SignOperation { key, message, authorised })
+    })
+}
+
+/// `C_Sign`.
+///
+/// # Errors
+/// `CKR_OPERATION_NOT_INITIALIZED`, also after a part; `CKR_DATA_LEN_RANGE`.
+pub fn sign(module: &Module, session: &Session, room: Room, data: &[u8]) -> Result<Output> {
+    finish(&mut session.operations().sign, |operation| {
+        operation.message.require_no_part()?;
+        let len = signature_bytes(&operation.key, operation.message.mechanism());
+        if let Some(answer) = Output::without_bytes(room, len) {
+            return Ok(answer);
+        }
+        require_authorised(operation.authorised)?;
+        let input = operation.message.whole(data)?;
+        operation.call(module, input.as_deref().unwrap_or(data))
+    })
+}
+
+/// `C_SignUpdate`.
+///
+/// # Errors
+/// `CKR_OPERATION_NOT_INITIALIZED`, also for a mechanism without parts; `CKR_DATA_LEN_RANGE`.
+pub fn sign_update(session: &Session, data: &[u8]) -> Result<()> {
+    go_on(&mut session.operations().sign, |operation| operation.message.update(data))
+}
+
+/// `C_SignFinal`.
+///
+/// # Errors
+/// `CKR_OPERATION_NOT_INITIALIZED`.
+pub fn sign_final(module: &Module, session: &Session, room: Room) -> Result<Output> {
+    finish(&mut session.operations().sign, |operation| {
+        operation.message.require_parts()?;
+        let len = signature_bytes(&operation.key, operation.message.mechanism());
+        if let Some(answer) = Output::without_bytes(room, len) {
+            return Ok(answer);
+        }
+        require_authorised(operation.authorised)?;
+        let input = operation.message.end()?;
+        operation.call(module, &input)
+    })
+}
+
+impl SignOperation {
+    fn call(&self, module: &Module, input: &[u8]) -> Result<Output> {
+        module.backend.sign(self.message.mechanism(), &self.key.blob, input).map(Output::Public)
+    }
+}
+
+impl Message {
+    /// Nothing of it is known yet but the mechanism.
+    pub fn new(mechanism: Mechanism, key: &Object) -> Self {
+        // A public key is used here, where nobody but this library asks for the raw mechanism.
+        let whole = key.restricted() && key.class() != Some(CKO_PUBLIC_KEY);
+        Self { scheme: Scheme::of(mechanism, whole), stage: Stage::Ready }
+    }
+
+    /// The mechanism that signs or verifies what [`Message::end`] gives.
+    pub fn mechanism(&self) -> &Mechanism {
+        &self.scheme.mechanism
+    }
+
+    /// # Errors
+    /// `CKR_OPERATION_NOT_INITIALIZED` if the message came in parts: it must end in parts.
+    pub fn require_no_part(&self) -> Result<()> {
+        if matches!(self.stage, Stage::Ready) { Ok(()) } else { Err(not_initialized()) }
+    }
+
+    /// # Errors
+    /// `CKR_OPERATION_NOT_INITIALIZED` if the mechanism takes no parts.
+    pub fn require_parts(&self) -> Result<()> {
+        if matches!(self.scheme.hash, Hash::None) { Err(not_initialized()) } else { Ok(()) }
+    }
+
+    /// What to sign for this message in one part; `None`: the data themselves.
+    ///
+    /// # Errors
+    /// `CKR_DEVICE_ERROR`.
+    pub fn whole(&self, data: &[u8]) -> Result<Option<Vec<u8>>> {
+        match self.scheme.hash {
+            Hash::None | Hash::Inside => Ok(None),
+            Hash::Here(digest, function) => {
+                self.scheme.framed(digest, local::digest(function, data)?).map(Some)
+            }
+        }
+    }
+
+    /// Takes a part.
+    ///
+    /// # Errors
+    /// `CKR_OPERATION_NOT_INITIALIZED`, `CKR_DATA_LEN_RANGE`.
+    pub fn update(&mut self, data: &[u8]) -> Result<()> {
+        self.require_parts()?;
+        if let Stage::Ready = self.stage {
+            self.stage = self.scheme.first_stage()?;
+        }
+        match &mut self.stage {
+            Stage::Hashing(hasher) => hasher.update(data).map_err(local::failed),
+            Stage::Gathering(gathered) => gather(gathered, data),
+            Stage::Ready => Err(not_initialized()),
+        }
+    }
+
+    /// The parts are complete: what to sign.
+    ///
+    /// # Errors
+    /// `CKR_DEVICE_ERROR`.
+    pub fn end(&mut self) -> Result<Zeroizing<Vec<u8>>> {
+        let stage = match std::mem::replace(&mut self.stage, Stage::Ready) {
+            Stage::Ready => self.scheme.first_stage()?,
+            stage => stage,
+        };
+        match (stage, &self.scheme.hash) {
+            (Stage::Hashing(mut hasher), Hash::Here(digest, _)) => {
+                let hash = hasher.finish().map_err(local::failed)?.to_vec();
+                self.scheme.framed(*digest, hash).map(Zeroizing::new)
+            }
+            (Stage::Gathering(gathered), _) => Ok(gathered),
+            _ => Err(not_initialized()),
+        }
+    }
+}
+
+impl Scheme {
+    /// `whole`: the key is restricted to certain mechanisms, so the HSM must be asked for the very one.
+    fn of(mechanism: Mechanism, whole: bool) -> Self {
+        if let Some((digest, raw)) = digest::hash_and_sign(mechanism.kind)
+            && let Ok(function) = local::digest_function(digest)
+        {
+            if whole {
+                return Self { mechanism, hash: Hash::Inside };
+            }
+            let mechanism = Mechanism { kind: raw, parameter: mechanism.parameter };
+            return Self { mechanism, hash: Hash::Here(digest, function) };
+        }
+        let hash = if digest::hmac_digest(mechanism.kind).is_some() { Hash::Inside } else { Hash::None };
+        Self { mechanism, hash }
+    }
+
+    /// What the mechanism that does not hash wants: the hash, for PKCS #1 in a DigestInfo.
+    fn framed(&self, digest: CK_MECHANISM_TYPE, hash: Vec<u8>) -> Result<Vec<u8>> {
+        if self.mechanism.kind == CKM_RSA_PKCS { digest::digest_info(digest, &hash) } else { Ok(hash) }
+    }
+
+    fn first_stage(&self) -> Result<Stage> {
+        match self.hash {
+            Hash::None => Err(not_initialized()),
+            Hash::Inside => Ok(Stage::Gathering(Zeroizing::default())),
+            Hash::Here(_, function) => Ok(Stage::Hashing(local::hasher(function)?)),
+        }
+    }
+}
+
+/// The length of a signature, from what is known of the key.
+pub fn signature_bytes(key: &Object, mechanism: &Mechanism) -> usize {
+    if let Some(Ok(function)) = digest::hmac_digest(mechanism.kind).map(local::digest_function) {
+        return function.size();
+    }
+    match key.key_type() {
+        Some(CKK_RSA) => key.attributes.get(CKA_MODULUS).map_or(0, <[u8]>::len),
+        _ => 2 * curves::order_bytes(&key.attributes).unwrap_or(curves::LARGEST_ORDER_BYTES),
+    }
+}
