@@ -8,4 +8,5 @@ pub mod extended_list;
 pub mod guard;
 pub mod ibm;
 pub mod outer;
+pub mod request_body;
 pub mod s3;

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use crate::{
     error::{Error, Result},
-    front::{auth::AuthRules, guard},
+    front::{auth::AuthRules, guard, request_body::RequestBody},
     objects::MAX_SINGLE_PUT,
     storage::Storage,
 };
@@ -37,6 +37,10 @@ impl Outer {
     pub async fn call(&self, request: Request<Body>) -> Result<Response<Body>, s3s::HttpError> {
         let request_id = Uuid::new_v4().to_string();
         let path = request.uri().path().to_owned();
+        let client_waits = request.headers().contains_key(header::EXPECT);
+        let (parts, body) = request.into_parts();
+        let body = RequestBody::new(body);
+        let request = Request::from_parts(parts, Body::http_body(body.clone()));
         let mut response = if is_health_page(&request) {
             self.health().await
         } else {
@@ -52,6 +56,9 @@ impl Outer {
             complete_error(&mut response, &path, &request_id);
         }
         decorate(response.headers_mut(), &request_id);
+        if !body.finish(client_waits).await {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
         Ok(response)
     }
 
@@ -109,8 +116,6 @@ fn error_response(error: &Error) -> Response<Body> {
     let mut response = Response::new(Body::from(body));
     *response.status_mut() = StatusCode::from_u16(error.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/xml"));
-    // The body of a refused request is not read.
-    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     response
 }
 
