@@ -30,8 +30,13 @@ impl Module {
     /// The backend's, if it can't list its tokens.
     pub fn new(backend: Box<dyn Backend>) -> Result<Self> {
         let slots = RwLock::new(slot_token::arrange(&backend.tokens()?, Vec::new()));
-        let process = fork::adopt();
-        Ok(Self { process, backend, slots, sessions: HandleTable::new(), objects: HandleTable::new() })
+        Ok(Self {
+            process: fork::adopt(),
+            backend,
+            slots,
+            sessions: HandleTable::new(),
+            objects: HandleTable::new(),
+        })
     }
 
     /// The session of a handle.
@@ -81,6 +86,8 @@ pub fn initialize() -> Result<()> {
     if current().is_ok() {
         return Err(already_initialized());
     }
+    // Before anything is opened: what a later child inherits must be known to be its parent's.
+    fork::adopt();
     leave_parent_behind();
     let config = Config::load()?;
     let module = Arc::new(Module::new(backend::open(&config)?)?);

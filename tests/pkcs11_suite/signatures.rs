@@ -35,7 +35,7 @@ fn check_parts(session: &Session, mechanism: &Mechanism, public: ObjectHandle, p
 }
 
 fn pss(hash_alg: MechanismType, mgf: PkcsMgfType, salt: u64) -> PkcsPssParams {
-    PkcsPssParams { hash_alg, mgf, s_len: salt.try_into().unwrap() }
+    PkcsPssParams { hash_alg, mgf, s_len: salt.into() }
 }
 
 #[test]
