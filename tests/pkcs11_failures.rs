@@ -1,7 +1,7 @@
 //! The PKCS #11 library when its remote HSM goes away, comes back, hangs, and when the application forks.
 #![allow(clippy::unwrap_used)]
 
-mod pkcs11_server;
+mod pkcs11_fixture;
 
 use std::os::unix::process::CommandExt;
 use std::process::Command;
@@ -15,7 +15,7 @@ use cryptoki::session::{Session, UserType};
 use cryptoki::types::AuthPin;
 use rustix::process::Signal;
 
-use pkcs11_server::Server;
+use pkcs11_fixture::{Server, built};
 
 /// One story, because the library has one state for the process.
 #[test]
@@ -28,9 +28,7 @@ fn the_library_outlives_its_server() {
             std::env::set_var(name, value);
         }
     }
-    let tests = std::env::current_exe().unwrap();
-    let library = tests.parent().and_then(|deps| deps.parent()).unwrap().join("libhsm_pkcs11.so");
-    let pkcs11 = Pkcs11::new(library).expect("the library is built");
+    let pkcs11 = Pkcs11::new(built("libhsm_pkcs11.so")).expect("the library is built");
     pkcs11.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)).unwrap();
     let slot = pkcs11.get_all_slots().unwrap()[0];
     let pin = |text: &str| AuthPin::new(text.into());

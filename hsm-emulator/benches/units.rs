@@ -56,7 +56,8 @@ fn rsa_2048_sign(bencher: Bencher) {
     let public = Attributes::new().with_ulong(CKA_MODULUS_BITS, 2048);
     let mechanism = Mechanism::plain(CKM_RSA_PKCS_KEY_PAIR_GEN);
     let (_, key) = unit.generate_key_pair(&mechanism, &public, &Attributes::new()).expect("RSA");
-    bencher.bench_local(|| unit.sign(&Mechanism::plain(CKM_RSA_PKCS), &key, black_box(&[7; 51])).expect("sign"));
+    bencher
+        .bench_local(|| unit.sign(&Mechanism::plain(CKM_RSA_PKCS), &key, black_box(&[7; 51])).expect("sign"));
 }
 
 #[divan::bench]

@@ -34,7 +34,8 @@ fn with_iv(kind: u64, iv: &[u8]) -> Mechanism {
 
 fn rsa(unit: &CryptoUnit, bits: u64) -> (KeyBlob, KeyBlob) {
     let public = Attributes::new().with_ulong(CKA_MODULUS_BITS, bits);
-    unit.generate_key_pair(&Mechanism::plain(CKM_RSA_PKCS_KEY_PAIR_GEN), &public, &Attributes::new()).expect("RSA")
+    unit.generate_key_pair(&Mechanism::plain(CKM_RSA_PKCS_KEY_PAIR_GEN), &public, &Attributes::new())
+        .expect("RSA")
 }
 
 fn ec(unit: &CryptoUnit, curve: &[u8], private: &Attributes) -> (KeyBlob, KeyBlob) {
@@ -118,7 +119,10 @@ fn cbc_pad_refuses_bad_lengths_and_bad_padding() {
     assert_eq!(code(unit.decrypt(&mechanism, &key, &[0; 15])), CKR_ENCRYPTED_DATA_LEN_RANGE);
     assert_eq!(code(unit.decrypt(&mechanism, &key, &[])), CKR_ENCRYPTED_DATA_LEN_RANGE);
     assert_eq!(code(unit.encrypt(&with_iv(CKM_AES_CBC, &[0; 16]), &key, &[0; 15])), CKR_DATA_LEN_RANGE);
-    assert_eq!(code(unit.encrypt(&with_iv(CKM_AES_CBC_PAD, &[0; 8]), &key, b"x")), CKR_MECHANISM_PARAM_INVALID);
+    assert_eq!(
+        code(unit.encrypt(&with_iv(CKM_AES_CBC_PAD, &[0; 8]), &key, b"x")),
+        CKR_MECHANISM_PARAM_INVALID
+    );
     assert_eq!(code(unit.encrypt(&Mechanism::plain(CKM_RSA_PKCS), &key, b"x")), CKR_MECHANISM_INVALID);
 }
 
@@ -172,9 +176,9 @@ fn private_keys_travel_wrapped_and_come_back_the_same() {
     let extractable = Attributes::new().with_bool(CKA_EXTRACTABLE, true);
     let (public, private) = ec(&unit, P384, &extractable);
     let wrapped = unit.wrap_key(&Mechanism::plain(CKM_AES_KEY_WRAP_PAD), &kek, &private).expect("wrap");
-    let template =
-        Attributes::new().with_ulong(CKA_CLASS, CKO_PRIVATE_KEY).with_ulong(CKA_KEY_TYPE, CKK_EC);
-    let back = unit.unwrap_key(&Mechanism::plain(CKM_AES_KEY_WRAP_PAD), &kek, &wrapped, &template).expect("unwrap");
+    let template = Attributes::new().with_ulong(CKA_CLASS, CKO_PRIVATE_KEY).with_ulong(CKA_KEY_TYPE, CKK_EC);
+    let back =
+        unit.unwrap_key(&Mechanism::plain(CKM_AES_KEY_WRAP_PAD), &kek, &wrapped, &template).expect("unwrap");
     let signature = unit.sign(&Mechanism::plain(CKM_ECDSA_SHA384), &back, b"data").expect("sign");
     unit.verify(&Mechanism::plain(CKM_ECDSA_SHA384), &public, b"data", &signature).expect("verify");
     let wrong = Attributes::new().with_ulong(CKA_CLASS, CKO_PRIVATE_KEY).with_ulong(CKA_KEY_TYPE, CKK_RSA);
@@ -220,10 +224,14 @@ fn openssl_verifies_what_a_unit_signs() {
         let key = key.expect("key").ec_key().expect("EC");
         let (r, s) = signature.split_at(signature.len() / 2);
         let number = |bytes| openssl::bn::BigNum::from_slice(bytes).expect("number");
-        let parsed = openssl::ecdsa::EcdsaSig::from_private_components(number(r), number(s)).expect("signature");
+        let parsed =
+            openssl::ecdsa::EcdsaSig::from_private_components(number(r), number(s)).expect("signature");
         assert!(parsed.verify(&digest, &key).expect("verify"));
         unit.verify(&Mechanism::plain(CKM_ECDSA_SHA256), &public, b"data", &signature).expect("verify");
-        assert_eq!(code(unit.sign(&Mechanism::plain(CKM_SHA256_RSA_PKCS), &private, b"x")), CKR_KEY_TYPE_INCONSISTENT);
+        assert_eq!(
+            code(unit.sign(&Mechanism::plain(CKM_SHA256_RSA_PKCS), &private, b"x")),
+            CKR_KEY_TYPE_INCONSISTENT
+        );
     }
 }
 
@@ -248,7 +256,10 @@ fn pss_and_oaep_round_trip_and_refuse_wrong_parameters() {
             parameter: Parameter::Oaep { digest: digest.0, mgf: digest.1, label: label.to_vec() },
         };
         let ciphertext = unit.encrypt(&oaep(b"label"), &public, b"secret").expect("encrypt");
-        assert_eq!(unit.decrypt(&oaep(b"label"), &private, &ciphertext).expect("decrypt").as_slice(), b"secret");
+        assert_eq!(
+            unit.decrypt(&oaep(b"label"), &private, &ciphertext).expect("decrypt").as_slice(),
+            b"secret"
+        );
         assert_eq!(code(unit.decrypt(&oaep(b""), &private, &ciphertext)), CKR_ENCRYPTED_DATA_INVALID);
         assert_eq!(code(unit.encrypt(&oaep(b""), &public, &[0; 250])), CKR_DATA_LEN_RANGE);
     }
@@ -260,7 +271,8 @@ fn pss_and_oaep_round_trip_and_refuse_wrong_parameters() {
     );
     let mut altered = ciphertext;
     altered[100] ^= 1;
-    let garbage = unit.decrypt(&Mechanism::plain(CKM_RSA_PKCS), &private, &altered).expect("implicit rejection");
+    let garbage =
+        unit.decrypt(&Mechanism::plain(CKM_RSA_PKCS), &private, &altered).expect("implicit rejection");
     assert_ne!(garbage.as_slice(), b"secret");
 }
 
@@ -270,7 +282,8 @@ fn ecdh_gives_both_sides_the_same_key() {
     let unit = unit(dir.path());
     let ((public_a, private_a), (public_b, private_b)) =
         (ec(&unit, P256, &Attributes::new()), ec(&unit, P256, &Attributes::new()));
-    let point = |blob: &KeyBlob| blob.attributes().expect("attributes").get(CKA_EC_POINT).expect("point").to_vec();
+    let point =
+        |blob: &KeyBlob| blob.attributes().expect("attributes").get(CKA_EC_POINT).expect("point").to_vec();
     let template = Attributes::new()
         .with_ulong(CKA_KEY_TYPE, CKK_AES)
         .with_ulong(CKA_VALUE_LEN, 32)
@@ -340,7 +353,9 @@ fn attributes_follow_the_standard() {
     assert_eq!(code(generate(len(32).with_ulong(CKA_CLASS, CKO_PUBLIC_KEY))), CKR_TEMPLATE_INCONSISTENT);
 
     let key = aes(&unit, &[1; 16]);
-    let change = |key: &KeyBlob, kind, value| unit.change_object(key, &Attributes::new().with_bool(kind, value), false);
+    let change = |key: &KeyBlob, kind, value| {
+        unit.change_object(key, &Attributes::new().with_bool(kind, value), false)
+    };
     let locked = change(&key, CKA_EXTRACTABLE, false).expect("lock");
     assert_eq!(code(change(&locked, CKA_EXTRACTABLE, true)), CKR_ATTRIBUTE_READ_ONLY);
     let sensitive = change(&key, CKA_SENSITIVE, true).expect("make sensitive");
@@ -348,7 +363,8 @@ fn attributes_follow_the_standard() {
     let no_encrypt = change(&key, CKA_ENCRYPT, false).expect("change");
     let outcome = unit.encrypt(&Mechanism::plain(CKM_AES_ECB), &no_encrypt, &[0; 16]);
     assert_eq!(code(outcome), CKR_KEY_FUNCTION_NOT_PERMITTED);
-    let frozen = unit.change_object(&key, &Attributes::new().with_bool(CKA_MODIFIABLE, false), true).expect("copy");
+    let frozen =
+        unit.change_object(&key, &Attributes::new().with_bool(CKA_MODIFIABLE, false), true).expect("copy");
     assert_eq!(code(change(&frozen, CKA_ENCRYPT, false)), CKR_ACTION_PROHIBITED);
     let only_gcm = unit.create_object(
         &Attributes::new()

@@ -15,7 +15,8 @@ use hsm_emulator::services::region::{Layout, Region};
 fn all_units_hold_one_master_key_and_keep_it_over_a_restart() {
     let dir = tempfile::tempdir().expect("dir");
     let first = region(dir.path(), 3);
-    let patterns: Vec<_> = first.units().iter().map(|unit| unit.verification_pattern().expect("valid")).collect();
+    let patterns: Vec<_> =
+        first.units().iter().map(|unit| unit.verification_pattern().expect("valid")).collect();
     assert_eq!(patterns.len(), 3);
     assert!(patterns.iter().all(|pattern| *pattern == patterns[0]));
     let identity = first.identity().clone();
@@ -57,13 +58,17 @@ fn a_unit_with_another_master_key_takes_no_part_and_nothing_is_lost() {
     // The second unit is replaced by one that holds another master key.
     let second = dir.path().join("units/01");
     fs::remove_dir_all(&second).expect("remove");
-    let stranger = hsm_emulator::units::CryptoUnit::create(&second, "[us-south].[AZ2-CS2].[00].[01]").expect("unit");
+    let stranger =
+        hsm_emulator::units::CryptoUnit::create(&second, "[us-south].[AZ2-CS2].[00].[01]").expect("unit");
     stranger.generate_master_key().expect("key");
     drop(stranger);
     let again = region(dir.path(), 2);
     let keys = RootKeys::open(again, Arc::new(SystemClock)).expect("keys");
     for _ in 0..8 {
-        assert_eq!(keys.unwrap(&key.id, &wrapped.ciphertext, &[]).expect("unwrap").plaintext.as_slice(), b"data key");
+        assert_eq!(
+            keys.unwrap(&key.id, &wrapped.ciphertext, &[]).expect("unwrap").plaintext.as_slice(),
+            b"data key"
+        );
     }
 }
 

@@ -28,7 +28,9 @@ fn aad(items: &[&str]) -> Vec<String> {
 fn golden_data_key_of_version_1_unwraps() {
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata");
     let unit = CryptoUnit::open(&golden.join("unit-v1")).expect("open");
-    let read = |name: &str| hex::decode(std::fs::read_to_string(golden.join(name)).expect("read").trim()).expect("hex");
+    let read = |name: &str| {
+        hex::decode(std::fs::read_to_string(golden.join(name)).expect("read").trim()).expect("hex")
+    };
     let root_key = KeyBlob::parse(&read("root-key-v1.hex")).expect("blob");
     let data_key = unit
         .unwrap_data_key(&root_key, b"key/version", &aad(&["bucket", "crn"]), &read("data-key-v1.hex"))
@@ -55,7 +57,10 @@ fn a_data_key_comes_back_with_the_same_aad_only() {
             Err(Error::Ciphertext(_))
         ));
     }
-    assert!(matches!(keys.wrap(&key.id, Some(&[0; 4097]), &[]), Err(Error::Field { field: "plaintext", .. })));
+    assert!(matches!(
+        keys.wrap(&key.id, Some(&[0; 4097]), &[]),
+        Err(Error::Field { field: "plaintext", .. })
+    ));
     let generated = keys.wrap(&key.id, None, &[]).expect("generate");
     let data_key = generated.generated.expect("the data key");
     assert_eq!(data_key.len(), 32);
@@ -90,7 +95,10 @@ fn rotation_keeps_old_ciphertexts_and_rewraps_them() {
     let rotated = keys.rotate(&key.id, None).expect("rotate");
     assert_eq!(rotated.versions.len(), 2);
     let unwrapped = keys.unwrap(&key.id, &old.ciphertext, &[]).expect("unwrap");
-    assert_eq!((unwrapped.plaintext.as_slice(), &unwrapped.key_version), (b"data key".as_slice(), &old.key_version));
+    assert_eq!(
+        (unwrapped.plaintext.as_slice(), &unwrapped.key_version),
+        (b"data key".as_slice(), &old.key_version)
+    );
     let rewrapped = unwrapped.rewrapped.expect("rewrapped");
     assert_eq!(rewrapped.key_version, rotated.versions[0].id);
     let again = keys.unwrap(&key.id, &rewrapped.ciphertext, &[]).expect("unwrap");
@@ -179,9 +187,7 @@ fn of_changes_at_the_same_time_none_is_lost() {
     let key = keys.create("one", None).expect("create").id.clone();
     let done: usize = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..4)
-            .map(|_| {
-                scope.spawn(|| (0..20).filter(|_| keys.rotate(&key, None).is_ok()).count())
-            })
+            .map(|_| scope.spawn(|| (0..20).filter(|_| keys.rotate(&key, None).is_ok()).count()))
             .collect();
         threads.into_iter().map(|thread| thread.join().expect("thread")).sum()
     });

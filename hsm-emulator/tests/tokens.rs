@@ -49,7 +49,10 @@ fn private_objects_need_the_users_login() {
     let (public, private) = (data(&f.region, false), data(&f.region, true));
     f.tokens.put_object(&f.serial, None, [1; 16], &public, true).expect("public");
     for grant in [None, Some(&so)] {
-        assert_eq!(code(f.tokens.put_object(&f.serial, grant, [2; 16], &private, true)), CKR_USER_NOT_LOGGED_IN);
+        assert_eq!(
+            code(f.tokens.put_object(&f.serial, grant, [2; 16], &private, true)),
+            CKR_USER_NOT_LOGGED_IN
+        );
     }
     f.tokens.put_object(&f.serial, Some(&user), [2; 16], &private, true).expect("private");
     let ids = |grant| {
@@ -80,7 +83,10 @@ fn a_grant_ends_with_the_pin_and_belongs_to_one_token() {
     let other = f.tokens.init(None, b"so-pin", "other").expect("init").serial;
     let user = f.tokens.login(&f.serial, User::User, b"user-pin").expect("user");
     let private = data(&f.region, true);
-    assert_eq!(code(f.tokens.put_object(&other, Some(&user), [1; 16], &private, true)), CKR_USER_NOT_LOGGED_IN);
+    assert_eq!(
+        code(f.tokens.put_object(&other, Some(&user), [1; 16], &private, true)),
+        CKR_USER_NOT_LOGGED_IN
+    );
     assert_eq!(code(f.tokens.init_pin(&user, b"1234")), CKR_USER_NOT_LOGGED_IN);
     assert_eq!(code(f.tokens.set_pin(&f.serial, User::User, b"wrong", b"new-pin")), CKR_PIN_INCORRECT);
     assert_eq!(code(f.tokens.set_pin(&f.serial, User::User, b"user-pin", b"123")), CKR_PIN_LEN_RANGE);

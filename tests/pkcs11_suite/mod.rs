@@ -7,7 +7,6 @@ mod objects;
 mod signatures;
 mod tokens;
 
-use std::path::PathBuf;
 use std::sync::{Mutex, OnceLock};
 
 use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
@@ -19,6 +18,7 @@ use cryptoki::slot::Slot;
 use cryptoki::types::AuthPin;
 
 use crate::Hsm;
+pub use crate::pkcs11_fixture::built;
 
 pub const SO_PIN: &str = "12345678";
 pub const USER_PIN: &str = "1234";
@@ -26,12 +26,6 @@ pub const USER_PIN: &str = "1234";
 pub const P256: &[u8] = b"\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x07";
 pub const P384: &[u8] = b"\x06\x05\x2b\x81\x04\x00\x22";
 pub const P521: &[u8] = b"\x06\x05\x2b\x81\x04\x00\x23";
-
-/// A program or library of this build.
-pub fn built(name: &str) -> PathBuf {
-    let tests = std::env::current_exe().unwrap();
-    tests.parent().and_then(|deps| deps.parent()).unwrap().join(name)
-}
 
 /// The HSM that all tests of this program share.
 pub fn hsm() -> &'static Hsm {

@@ -176,7 +176,9 @@ mod tests {
     }
 
     fn clear() -> Attributes {
-        Attributes::new().with_ulong(cryptoki_sys::CKA_CLASS, cryptoki_sys::CKO_SECRET_KEY).with(3, *b"golden")
+        Attributes::new()
+            .with_ulong(cryptoki_sys::CKA_CLASS, cryptoki_sys::CKO_SECRET_KEY)
+            .with(3, *b"golden")
     }
 
     fn secret() -> Attributes {

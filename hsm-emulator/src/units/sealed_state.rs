@@ -164,7 +164,10 @@ mod tests {
     #[test]
     fn golden_state_of_version_1_loads() {
         let state = StateFile::open(&golden()).and_then(|file| file.load()).expect("load");
-        assert_eq!((state.serial.as_str(), state.location.as_str()), ("0BADCAFE", "[us-south].[AZ1-CS1].[00].[00]"));
+        assert_eq!(
+            (state.serial.as_str(), state.location.as_str()),
+            ("0BADCAFE", "[us-south].[AZ1-CS1].[00].[00]")
+        );
         let current = state.registers.current().expect("valid").verification_pattern().to_hex();
         assert!(current.starts_with("c2ad0a997751e04066912fa490a9976d"));
         let NewRegister::FullUncommitted(pending) = state.registers.new else { panic!("nothing pending") };

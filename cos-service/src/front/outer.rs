@@ -1,0 +1,188 @@
+//! Around the S3 framework: what it leaves to others. Request ids, IBM's response headers
+//! and error bodies, limits, the health page.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use s3s::{Body, service::S3Service};
+use uuid::Uuid;
+
+use crate::{
+    error::{Error, Result},
+    front::auth::AuthRules,
+    objects::MAX_SINGLE_PUT,
+    storage::Storage,
+};
+
+/// Everything between a connection and the S3 framework.
+pub struct Outer {
+    /// The S3 framework.
+    pub s3: S3Service,
+    /// For the health page.
+    pub storage: Arc<Storage>,
+    /// Checks before the signature is verified.
+    pub rules: AuthRules,
+}
+
+const SERVER: HeaderValue = HeaderValue::from_static(concat!("cos-service/", env!("CARGO_PKG_VERSION")));
+const S3_VERSION: HeaderValue = HeaderValue::from_static("2.5");
+const MAX_ERROR_BODY: usize = 64 * 1024;
+
+impl Outer {
+    /// Answers a request.
+    ///
+    /// # Errors
+    /// Only to make the server break the connection.
+    pub async fn call(&self, request: Request<Body>) -> Result<Response<Body>, s3s::HttpError> {
+        let request_id = Uuid::new_v4().to_string();
+        let path = request.uri().path().to_owned();
+        let mut response = if is_health_page(&request) {
+            self.health().await
+        } else {
+            match self.check(&request) {
+                Err(error) => error_response(&error),
+                Ok(()) => self.s3.call(request).await?,
+            }
+        };
+        if response.status().is_client_error() || response.status().is_server_error() {
+            complete_error(&mut response, &path, &request_id);
+        }
+        decorate(response.headers_mut(), &request_id);
+        Ok(response)
+    }
+
+    fn check(&self, request: &Request<Body>) -> Result<()> {
+        let (method, headers) = (request.method(), request.headers());
+        self.rules.check(method, request.uri(), headers)?;
+        let announced =
+            headers.get("x-amz-decoded-content-length").or_else(|| headers.get(header::CONTENT_LENGTH));
+        if let Some(length) = announced {
+            let length = length.to_str().ok().and_then(|length| length.parse::<u64>().ok());
+            if length.ok_or_else(|| Error::invalid_argument("the length of the body is not a number"))?
+                > MAX_SINGLE_PUT
+            {
+                return Err(Error::entity_too_large());
+            }
+        }
+        Ok(())
+    }
+
+    async fn health(&self) -> Response<Body> {
+        let hsm = if self.storage.keys.hsm().is_reachable().await { "reachable" } else { "unreachable" };
+        let calls = self.storage.keys.hsm().calls();
+        let mut response =
+            Response::new(Body::from(format!(r#"{{"status":"ok","hsm":"{hsm}","hsm_key_calls":{calls}}}"#)));
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        response
+    }
+}
+
+/// `GET /health` without a signature; with one it is a bucket of that name.
+fn is_health_page(request: &Request<Body>) -> bool {
+    request.method() == Method::GET
+        && request.uri().path() == "/health"
+        && request.uri().query().is_none()
+        && !request.headers().contains_key(header::AUTHORIZATION)
+}
+
+/// An error of ours in the framework's form.
+fn error_response(error: &Error) -> Response<Body> {
+    let body = format!(
+        "<?xml version=\"1.0\" encoding=\"UTF-8\"?><Error><Code>{}</Code><Message>{}</Message></Error>",
+        error.code,
+        escape(&error.message)
+    );
+    let mut response = Response::new(Body::from(body));
+    *response.status_mut() = StatusCode::from_u16(error.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/xml"));
+    // The body of a refused request is not read.
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    response
+}
+
+/// Adds what IBM's error bodies have: resource, request id, HTTP status; and a message where there is none.
+fn complete_error(response: &mut Response<Body>, path: &str, request_id: &str) {
+    let status = response.status().as_u16();
+    let Some(bytes) = response.body().bytes() else { return };
+    let Some(end) = bytes.len().checked_sub("</Error>".len()).filter(|_| bytes.len() < MAX_ERROR_BODY) else {
+        return;
+    };
+    if !bytes.ends_with(b"</Error>") {
+        return;
+    }
+    let mut body = String::from_utf8_lossy(&bytes[..end]).into_owned();
+    if !body.contains("<Message>") {
+        let code = body.split("<Code>").nth(1).and_then(|rest| rest.split('<').next()).unwrap_or_default();
+        let message = default_message(code);
+        body.push_str(&format!("<Message>{message}</Message>"));
+    }
+    body.push_str(&format!("<Resource>{}</Resource>", escape(path)));
+    body.push_str(&format!(
+        "<RequestId>{request_id}</RequestId><httpStatusCode>{status}</httpStatusCode></Error>"
+    ));
+    response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
+    *response.body_mut() = Body::from(Bytes::from(body));
+}
+
+/// Messages for errors that the framework raises without one.
+fn default_message(code: &str) -> &'static str {
+    match code {
+        "AccessDenied" => "Access Denied",
+        "InvalidBucketName" => "The specified bucket is not valid.",
+        "InvalidURI" => "Couldn't parse the specified URI.",
+        "KeyTooLongError" => "Your key is too long.",
+        "MalformedXML" => {
+            "The XML you provided was not well-formed or did not validate against our published schema"
+        }
+        "MaxMessageLengthExceeded" => "Your request was too big.",
+        "MethodNotAllowed" => "The specified method is not allowed against this resource.",
+        "MissingContentLength" => "You must provide the Content-Length HTTP header.",
+        "NotImplemented" => "This operation is not implemented by this service.",
+        "SignatureDoesNotMatch" => {
+            "The request signature we calculated does not match the signature you provided. Check your key and signing method."
+        }
+        _ => "The request could not be processed.",
+    }
+}
+
+fn decorate(headers: &mut HeaderMap, request_id: &str) {
+    if let Ok(id) = HeaderValue::from_str(request_id) {
+        headers.insert("x-amz-request-id", id.clone());
+        headers.insert("x-clv-request-id", id);
+    }
+    headers.insert("x-clv-s3-version", S3_VERSION);
+    headers.insert(header::SERVER, SERVER);
+}
+
+/// Text for XML; characters that XML can't hold are dropped.
+fn escape(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            '&' => escaped.push_str("&amp;"),
+            '<' => escaped.push_str("&lt;"),
+            '>' => escaped.push_str("&gt;"),
+            '"' => escaped.push_str("&quot;"),
+            '\t' | '\n' | '\r' => escaped.push(character),
+            character if u32::from(character) < 32 => {}
+            character => escaped.push(character),
+        }
+    }
+    escaped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_are_completed() {
+        let mut response = error_response(&Error::new("AccessDenied", 403, "a < b"));
+        complete_error(&mut response, "/bucket/k&y", "id");
+        let body = String::from_utf8(response.body().bytes().unwrap().to_vec()).unwrap();
+        assert!(body.ends_with(
+            "<Message>a &lt; b</Message><Resource>/bucket/k&amp;y</Resource><RequestId>id</RequestId><httpStatusCode>403</httpStatusCode></Error>"
+        ));
+    }
+}

@@ -1,0 +1,6 @@
+//! Bucket keys: where they come from, how long they stay, what they seal.
+
+pub mod bucket_keys;
+pub mod hsm_client;
+pub mod seal;
+pub mod secret;

@@ -1,0 +1,22 @@
+//! A key blob from a stranger: parsed, shown, and opened by a unit.
+#![no_main]
+
+use std::sync::LazyLock;
+
+use hsm_emulator::units::mechanism::Mechanism;
+use hsm_emulator::units::{CryptoUnit, KeyBlob};
+use libfuzzer_sys::fuzz_target;
+
+static UNIT: LazyLock<CryptoUnit> = LazyLock::new(|| {
+    let dir = tempfile::tempdir().expect("dir").keep();
+    let unit = CryptoUnit::create(&dir, "fuzz").expect("unit");
+    unit.generate_master_key().expect("master key");
+    unit
+});
+
+fuzz_target!(|bytes: &[u8]| {
+    let Ok(blob) = KeyBlob::parse(bytes) else { return };
+    blob.attributes().ok();
+    assert!(UNIT.unseal(&blob).is_err(), "a blob that no unit made was opened");
+    assert!(UNIT.encrypt(&Mechanism::plain(0x1081), &blob, &[0; 16]).is_err());
+});

@@ -1,0 +1,78 @@
+# shellcheck shell=bash disable=SC2034
+# What the scripts share. Needs bash and coreutils, nothing else.
+
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+BIN=${CARGO_TARGET_DIR:-$ROOT/target}/release
+DEFAULT_STATE=${XDG_DATA_HOME:-$HOME/.local/share}/hsm-emulator
+
+if [[ -t 2 && -z ${NO_COLOR:-} ]]; then
+    BOLD=$'\e[1m' GREEN=$'\e[32m' RED=$'\e[31m' PLAIN=$'\e[0m'
+else
+    BOLD='' GREEN='' RED='' PLAIN=''
+fi
+
+say() { printf '%s%s%s\n' "$BOLD" "$*" "$PLAIN" >&2; }
+note() { printf '  %s\n' "$*" >&2; }
+die() {
+    printf '%serror:%s %s\n' "$RED" "$PLAIN" "$*" >&2
+    exit 1
+}
+usage_error() {
+    printf '%serror:%s %s\n  see: scripts/%s --help\n' "$RED" "$PLAIN" "$*" "${0##*/}" >&2
+    exit 2
+}
+
+# The value of an option that needs one: `state=$(value "$@")` with "$1" the option.
+value() {
+    [[ $# -ge 2 && -n $2 ]] || usage_error "$1 needs a value"
+    printf '%s' "$2"
+}
+
+# write_file FILE: standard input becomes the whole of FILE at once, readable by its owner only.
+write_file() {
+    local tmp=$1.$$.tmp
+    (umask 077 && cat >"$tmp")
+    mv -f "$tmp" "$1"
+}
+
+# --- processes -------------------------------------------------------------
+# STATE/<name>.pid holds "PID STARTTIME": a recycled PID is not taken for ours.
+
+# Start time of a live process in clock ticks; fails for none and for a zombie.
+process_start() {
+    local stat
+    stat=$(cat "/proc/$1/stat" 2>/dev/null) || return 1
+    local fields
+    read -ra fields <<<"${stat##*) }" # after "(comm)": field 3 of proc(5) first
+    [[ ${fields[0]} != [ZX] ]] && printf '%s' "${fields[19]}"
+}
+
+# running STATE NAME: prints the PID if the process lives.
+running() {
+    local pid start
+    read -r pid start 2>/dev/null <"$1/$2.pid" || return 1
+    [[ $(process_start "$pid") == "$start" ]] && printf '%s' "$pid"
+}
+
+# stop STATE NAME: SIGTERM, at most 10 s, SIGKILL. Fails if nothing was running.
+stop() {
+    local state=$1 name=$2 pid tries
+    if ! pid=$(running "$state" "$name"); then
+        rm -f "$state/$name.pid"
+        return 1
+    fi
+    kill -TERM "$pid" 2>/dev/null || true
+    for ((tries = 0; tries < 200; tries++)); do
+        running "$state" "$name" >/dev/null || break
+        sleep 0.05
+    done
+    if running "$state" "$name" >/dev/null; then
+        note "$name does not stop, killing it"
+        kill -KILL "$pid" 2>/dev/null || true
+        for ((tries = 0; tries < 100; tries++)); do
+            running "$state" "$name" >/dev/null || break
+            sleep 0.05
+        done
+    fi
+    rm -f "$state/$name.pid"
+}

@@ -1,0 +1,86 @@
+"""A gRPC client that knows nothing but what the server's reflection tells it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc
+from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.message_factory import GetMessageClass
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+
+SERVICE = "hsm.kms.v1.Kms"
+
+
+def channel_to(endpoint: str) -> grpc.Channel:
+    return grpc.insecure_channel(endpoint.removeprefix("http://"))
+
+
+class Kms:
+    """`Kms(endpoint, token).Wrap(key=..., plaintext=...)`: any method, its request's fields as arguments."""
+
+    def __init__(self, endpoint: str, token: str | None, scheme: str = "Bearer") -> None:
+        self._channel = channel_to(endpoint)
+        self._metadata = [("authorization", f"{scheme} {token}")] if token is not None else []
+        pool = DescriptorPool(ProtoReflectionDescriptorDatabase(self._channel))
+        self._methods = {method.name: method for method in pool.FindServiceByName(SERVICE).methods}
+
+    @property
+    def methods(self) -> set[str]:
+        return set(self._methods)
+
+    def __getattr__(self, name: str) -> Any:
+        method = self._methods[name]
+        request_type, response_type = GetMessageClass(method.input_type), GetMessageClass(method.output_type)
+        call = self._channel.unary_unary(
+            f"/{SERVICE}/{name}",
+            request_serializer=request_type.SerializeToString,
+            response_deserializer=response_type.FromString,
+        )
+        return lambda **fields: call(request_type(**fields), metadata=self._metadata, timeout=30)
+
+    def close(self) -> None:
+        self._channel.close()
+
+
+def refusal(error: grpc.RpcError) -> tuple[grpc.StatusCode, str]:
+    """Status and the reason in google.rpc.ErrorInfo."""
+    details = dict(error.trailing_metadata() or ()).get("grpc-status-details-bin", b"")
+    return error.code(), _error_info_reason(details)
+
+
+def _error_info_reason(status: bytes) -> str:
+    """google.rpc.Status { details = 3: Any { value = 2: ErrorInfo { reason = 1 } } }, read by hand."""
+    for detail in _fields(status).get(3, []):
+        for value in _fields(detail).get(2, []):
+            for reason in _fields(value).get(1, []):
+                return reason.decode()
+    return ""
+
+
+def _fields(message: bytes) -> dict[int, list[bytes]]:
+    """Length-delimited fields of a protobuf message, by number."""
+    found: dict[int, list[bytes]] = {}
+    at = 0
+
+    def varint() -> int:
+        nonlocal at
+        value = shift = 0
+        while True:
+            byte = message[at]
+            at += 1
+            value |= (byte & 0x7F) << shift
+            shift += 7
+            if byte < 0x80:
+                return value
+
+    while at < len(message):
+        tag = varint()
+        if tag & 7 == 2:
+            length = varint()
+            found.setdefault(tag >> 3, []).append(message[at : at + length])
+            at += length
+        else:
+            assert tag & 7 == 0, f"unexpected wire type in {message!r}"
+            varint()
+    return found
