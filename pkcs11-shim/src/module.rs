@@ -1,5 +1,6 @@
 //! The library's state between `C_Initialize` and `C_Finalize` (section 5.4).
 
+use std::io::Write;
 use std::sync::{Arc, RwLock};
 
 use arc_swap::{ArcSwapOption, Guard};
@@ -89,8 +90,12 @@ pub fn initialize() -> Result<()> {
     // Before anything is opened: what a later child inherits must be known to be its parent's.
     fork::adopt();
     leave_parent_behind();
-    let config = Config::load()?;
-    let module = Arc::new(Module::new(backend::open(&config)?)?);
+    let module =
+        Config::load().and_then(|config| Module::new(backend::open(&config)?)).inspect_err(|error| {
+            // The application gets a number; whoever configured it needs to know what is wrong.
+            let _ = writeln!(std::io::stderr(), "hsm_pkcs11: {error}");
+        })?;
+    let module = Arc::new(module);
     let previous = MODULE.compare_and_swap(&None::<Arc<Module>>, Some(module));
     match *previous {
         None => Ok(()),
