@@ -58,7 +58,7 @@ fn open(bencher: Bencher<'_, '_>, segment: u32) {
     let mut plaintext = Vec::with_capacity(2 * SIZE);
     bencher.counter(BytesCount::new(SIZE)).bench_local(|| {
         plaintext.clear();
-        opener.open(0, black_box(&stored[HEADER_LEN..]), &mut plaintext).expect("opens");
+        opener.open(0, layout.count() - 1, black_box(&stored[HEADER_LEN..]), &mut plaintext).expect("opens");
     });
 }
 

@@ -4,7 +4,10 @@ use std::{
     io,
     net::SocketAddr,
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -88,11 +91,17 @@ impl Connection {
             tracing::debug!(%error, %peer, "no TCP_NODELAY");
         }
         let outer = self.outer;
+        let busy = Arc::new(AtomicBool::new(false));
+        let io = TokioIo::new(IdleTimeout::new(stream, self.idle, Arc::clone(&busy)));
         let service = service_fn(move |request: http::Request<Incoming>| {
-            let outer = Arc::clone(&outer);
-            async move { outer.call(request.map(s3s::Body::from)).await }
+            let (outer, busy) = (Arc::clone(&outer), Arc::clone(&busy));
+            async move {
+                busy.store(true, Ordering::Relaxed);
+                let response = outer.call(request.map(s3s::Body::from)).await;
+                busy.store(false, Ordering::Relaxed);
+                response
+            }
         });
-        let io = TokioIo::new(IdleTimeout::new(stream, self.idle));
         let connection = self.server.serve_connection(io, service);
         tokio::pin!(connection);
         let outcome = tokio::select! {
@@ -108,16 +117,18 @@ impl Connection {
     }
 }
 
-/// A stream that fails when nothing moves in either direction for too long.
+/// A stream that fails when nothing moves in either direction for too long. While a request is
+/// worked on, waiting is the server's affair; the reader of a body has a timeout of its own.
 struct IdleTimeout {
     stream: TcpStream,
     idle: Duration,
+    busy: Arc<AtomicBool>,
     deadline: Pin<Box<Sleep>>,
 }
 
 impl IdleTimeout {
-    fn new(stream: TcpStream, idle: Duration) -> Self {
-        Self { stream, idle, deadline: Box::pin(tokio::time::sleep(idle)) }
+    fn new(stream: TcpStream, idle: Duration, busy: Arc<AtomicBool>) -> Self {
+        Self { stream, idle, busy, deadline: Box::pin(tokio::time::sleep(idle)) }
     }
 
     /// Passes progress on and moves the deadline; turns a wait beyond the deadline into an error.
@@ -131,6 +142,11 @@ impl IdleTimeout {
             return progress;
         }
         ready!(self.deadline.as_mut().poll(cx));
+        if self.busy.load(Ordering::Relaxed) {
+            let next = Instant::now() + self.idle;
+            self.deadline.as_mut().reset(next);
+            ready!(self.deadline.as_mut().poll(cx));
+        }
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 }
@@ -142,7 +158,6 @@ impl AsyncRead for IdleTimeout {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let progress = Pin::new(&mut self.stream).poll_read(cx, buf);
-        // A server that is busy with a request polls for a hang-up; only writing bounds that time.
         self.watch(cx, progress)
     }
 }

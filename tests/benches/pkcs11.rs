@@ -13,8 +13,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
-use cryptoki::mechanism::aead::GcmParams;
 use cryptoki::mechanism::Mechanism;
+use cryptoki::mechanism::aead::GcmParams;
 use cryptoki::object::{Attribute, ObjectHandle};
 use cryptoki::session::{Session, UserType};
 use cryptoki::types::AuthPin;
@@ -96,7 +96,8 @@ fn softhsm(scratch: &Path, name: &str) -> (String, String) {
     let tokens = scratch.join(name);
     fs::create_dir_all(&tokens).expect("token directory");
     let configuration = scratch.join(format!("{name}.conf"));
-    fs::write(&configuration, format!("directories.tokendir = {}\n", tokens.display())).expect("configuration");
+    fs::write(&configuration, format!("directories.tokendir = {}\n", tokens.display()))
+        .expect("configuration");
     let token = Command::new("softhsm2-util")
         .args(["--init-token", "--free", "--label", "bench", "--so-pin", "12345678", "--pin", "12345678"])
         .env("SOFTHSM2_CONF", &configuration)
@@ -140,7 +141,9 @@ fn run(peer: &Peer) -> Vec<(String, f64)> {
 }
 
 fn print_table(peers: &[Peer], table: &BTreeMap<(usize, String), BTreeMap<&str, f64>>) {
-    println!("\nMedian time of one operation in microseconds, one thread, best of {ROUNDS} rounds; n/a: not offered");
+    println!(
+        "\nMedian time of one operation in microseconds, one thread, best of {ROUNDS} rounds; n/a: not offered"
+    );
     print!("{:<22}", "");
     peers.iter().for_each(|peer| print!("{:>12}", peer.name));
     println!("{:>20}{:>18}", "embedded/SoftHSM2", "remote/p11-kit");
@@ -269,4 +272,3 @@ fn row(label: &str, mut operation: impl FnMut() -> bool) {
 }
 
 const BUDGET: Duration = Duration::from_millis(150);
-

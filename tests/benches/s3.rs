@@ -24,7 +24,8 @@ fn main() {
     let region = Region::start();
     let client = Client::new(&region);
     let crn = region.var("ROOT_KEY_CRN");
-    let key_headers = [("ibm-sse-kp-customer-root-key-crn", crn), ("ibm-sse-kp-encryption-algorithm", "AES256")];
+    let key_headers =
+        [("ibm-sse-kp-customer-root-key-crn", crn), ("ibm-sse-kp-encryption-algorithm", "AES256")];
     client.connect().call("PUT", "/plain", &[], &[]);
     client.connect().call("PUT", "/keyed", &key_headers, &[]);
 
@@ -36,7 +37,9 @@ fn main() {
         md5 = md5.max(rate(body.len(), start.elapsed()));
         assert_ne!(hash.as_slice(), [0; 16]);
     }
-    println!("\nMB/s (10^6 bytes), one connection, best of {ROUNDS} rounds; MD5 of one stream: {md5:.0} MB/s");
+    println!(
+        "\nMB/s (10^6 bytes), one connection, best of {ROUNDS} rounds; MD5 of one stream: {md5:.0} MB/s"
+    );
     println!(
         "{:<10}{:>12}{:>12}{:>12}{:>12}{:>14}{:>14}{:>12}",
         "", "PUT plain", "PUT keyed", "GET plain", "GET keyed", "PUT keyed/", "GET keyed/", "PUT/MD5"
@@ -45,7 +48,9 @@ fn main() {
         let mut best = [0f64; 4];
         for _ in 0..ROUNDS {
             for (column, (method, bucket)) in
-                [("PUT", "plain"), ("PUT", "keyed"), ("GET", "plain"), ("GET", "keyed")].into_iter().enumerate()
+                [("PUT", "plain"), ("PUT", "keyed"), ("GET", "plain"), ("GET", "keyed")]
+                    .into_iter()
+                    .enumerate()
             {
                 best[column] = best[column].max(client.measure(method, bucket, &body[..size]));
             }
@@ -138,9 +143,14 @@ impl Connection<'_> {
     fn signed_head(&self, method: &str, path: &str, headers: &[(&str, &str)], length: usize) -> String {
         let Client { host, access_key, secret_key } = self.client;
         let now = OffsetDateTime::now_utc();
-        let stamp = now.format(format_description!("[year][month][day]T[hour][minute][second]Z")).expect("time");
+        let stamp =
+            now.format(format_description!("[year][month][day]T[hour][minute][second]Z")).expect("time");
         let day = &stamp[..8];
-        let mut all = vec![("host", host.as_str()), ("x-amz-content-sha256", "UNSIGNED-PAYLOAD"), ("x-amz-date", &stamp)];
+        let mut all = vec![
+            ("host", host.as_str()),
+            ("x-amz-content-sha256", "UNSIGNED-PAYLOAD"),
+            ("x-amz-date", &stamp),
+        ];
         all.extend_from_slice(headers);
         all.sort_unstable();
         let names = all.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(";");

@@ -24,7 +24,10 @@ impl Region {
         let directory = tempfile::tempdir().expect("temporary directory");
         let env_file = directory.path().join("env");
         let mut up = script("up");
-        up.args(["--detach", "--no-build", "--state"]).arg(state(directory.path())).arg("--env").arg(&env_file);
+        up.args(["--detach", "--no-build", "--state"])
+            .arg(state(directory.path()))
+            .arg("--env")
+            .arg(&env_file);
         let output = up.output().expect("run scripts/up");
         assert!(output.status.success(), "scripts/up failed:\n{}", String::from_utf8_lossy(&output.stderr));
         let variables = fs::read_to_string(&env_file)
@@ -58,7 +61,8 @@ impl Region {
 
 impl Drop for Region {
     fn drop(&mut self) {
-        let down = script("down").arg("--state").arg(state(self.directory.path())).stdout(Stdio::null()).status();
+        let down =
+            script("down").arg("--state").arg(state(self.directory.path())).stdout(Stdio::null()).status();
         if !down.is_ok_and(|status| status.success()) {
             eprintln!("scripts/down failed for {}", self.directory.path().display());
         }

@@ -27,8 +27,9 @@ pub const HEADER_LEN: usize = 40;
 pub const TAG_LEN: usize = 16;
 /// Segment size at rest of most blobs, in bytes.
 pub const DEFAULT_SEGMENT: u32 = 64 * 1024;
-/// Segment size at rest of blobs of [`LARGE_BLOB`] bytes and more.
-pub const LARGE_SEGMENT: u32 = 1024 * 1024;
+/// Segment size at rest of blobs of [`LARGE_BLOB`] bytes and more. Not more than this: a segment is copied,
+/// encrypted and written while it is in the processor's cache, which saves a tenth of an upload's time.
+pub const LARGE_SEGMENT: u32 = 256 * 1024;
 /// From this plaintext size on, segments are large.
 pub const LARGE_BLOB: u64 = 8 * 1024 * 1024;
 
@@ -221,11 +222,15 @@ impl Opener {
         &self.layout
     }
 
-    /// Decrypts consecutive segments, of which the first is number `first`, and appends their plaintext.
+    /// Decrypts consecutive segments, from number `first` to number `last`, and appends their plaintext.
     ///
     /// # Errors
-    /// If any segment does not authenticate; `plaintext` then holds nothing new.
-    pub fn open(&self, first: u64, mut ciphertext: &[u8], plaintext: &mut Vec<u8>) -> Result<()> {
+    /// If any of them is not whole or does not authenticate; `plaintext` then holds nothing new.
+    pub fn open(&self, first: u64, last: u64, mut ciphertext: &[u8], plaintext: &mut Vec<u8>) -> Result<()> {
+        let expected = self.layout.ciphertext(last).end.saturating_sub(self.layout.ciphertext(first).start);
+        if ciphertext.len() as u64 != expected {
+            return Err(Error::damaged("a stored stream ends early or goes on too long"));
+        }
         let begin = plaintext.len();
         let mut index = first;
         plaintext.resize(begin + ciphertext.len(), 0);
@@ -325,7 +330,12 @@ mod tests {
     fn open(stored: &[u8], aad: &[u8], layout: Layout) -> Result<Vec<u8>> {
         let header = stored.first_chunk().ok_or_else(|| Error::internal("short"))?;
         let mut plaintext = Vec::new();
-        Opener::new(&KEY, aad, header, layout)?.open(0, &stored[HEADER_LEN..], &mut plaintext)?;
+        Opener::new(&KEY, aad, header, layout)?.open(
+            0,
+            layout.count() - 1,
+            &stored[HEADER_LEN..],
+            &mut plaintext,
+        )?;
         Ok(plaintext)
     }
 
@@ -380,7 +390,7 @@ mod tests {
             let layout = Layout::new(vector.segment, plaintext.len() as u64).unwrap();
             let mut opened = Vec::new();
             let opener = Opener::new(&key, &aad, &header, layout).unwrap();
-            opener.open(0, &ciphertext[HEADER_LEN..], &mut opened).unwrap();
+            opener.open(0, layout.count() - 1, &ciphertext[HEADER_LEN..], &mut opened).unwrap();
             assert_eq!(opened, plaintext);
             let mut sealer = Sealer::with_header(&key, &aad, vector.segment, header).unwrap();
             sealer.update(&plaintext).unwrap();
@@ -410,16 +420,16 @@ mod tests {
             prop_assert!(to.contains(&(at.index(size as usize) as u64)));
             let opener = Opener::new(&KEY, b"", stored.first_chunk().unwrap(), layout).unwrap();
             let mut opened = Vec::new();
-            opener.open(index, &stored[from.start as usize..from.end as usize], &mut opened).unwrap();
+            opener.open(index, index, &stored[from.start as usize..from.end as usize], &mut opened).unwrap();
             prop_assert_eq!(&opened[..], &plaintext[to.start as usize..to.end as usize]);
         }
 
         #[test]
-        fn a_flipped_bit_is_refused(size in 0_usize..1000, at in any::<prop::sample::Index>(), bit in 0..8) {
+        fn a_flipped_bit_is_refused(size in 0_usize..1000, at in any::<prop::sample::Index>(), bit in 0_u32..8) {
             let plaintext = vec![1; size];
             let mut stored = seal(&plaintext, b"", 100, 1000);
             let at = at.index(stored.len());
-            stored[at] ^= 1 << bit;
+            stored[at] ^= 1_u8 << bit;
             prop_assert!(open(&stored, b"", Layout::new(100, size as u64).unwrap()).is_err());
         }
 
@@ -428,12 +438,12 @@ mod tests {
             let plaintext = vec![1; size];
             let stored = seal(&plaintext, b"", 100, 1000);
             let short = &stored[..keep.index(stored.len())];
-            prop_assert!(open(short, b"", Layout::new(100, size as u64).unwrap()).is_err() || short.len() == HEADER_LEN);
+            prop_assert!(open(short, b"", Layout::new(100, size as u64).unwrap()).is_err());
             // Nor does it pass as a shorter stream.
             prop_assume!(claimed != size as u64);
             let layout = Layout::new(100, claimed).unwrap();
             prop_assert!(open(&stored, b"", layout).is_err());
-            prop_assert!(open(short, b"", layout).is_err() || short.len() == HEADER_LEN);
+            prop_assert!(open(short, b"", layout).is_err());
         }
 
         #[test]
@@ -444,7 +454,7 @@ mod tests {
             let opener = Opener::new(&KEY, b"", stored.first_chunk().unwrap(), layout).unwrap();
             let from = layout.ciphertext(a);
             let segment = &stored[from.start as usize..from.end as usize];
-            prop_assert!(opener.open(b, segment, &mut Vec::new()).is_err());
+            prop_assert!(opener.open(b, b, segment, &mut Vec::new()).is_err());
         }
     }
 }

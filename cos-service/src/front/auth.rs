@@ -130,19 +130,22 @@ fn unsupported_mechanism() -> Error {
     )
 }
 
-/// Query parameters, by name. Names are compared as they stand: signers do not encode these.
-struct Query<'a>(&'a str);
+/// Query parameters, by name.
+pub struct Query<'a>(&'a str);
 
 impl<'a> Query<'a> {
-    fn of(uri: &'a Uri) -> Self {
+    /// Those of a URI.
+    pub fn of(uri: &'a Uri) -> Self {
         Self(uri.query().unwrap_or_default())
     }
 
-    fn has(&self, name: &str) -> bool {
+    /// Whether a parameter is there, with or without a value.
+    pub fn has(&self, name: &str) -> bool {
         self.get(name).is_some()
     }
 
-    fn get(&self, name: &str) -> Option<String> {
+    /// The decoded value of a parameter.
+    pub fn get(&self, name: &str) -> Option<String> {
         self.0.split('&').find_map(|pair| {
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
             (decode(key) == name).then(|| decode(value))

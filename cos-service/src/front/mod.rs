@@ -1,9 +1,12 @@
 //! The front end: HTTP and S3 on one side, [`Storage`](crate::storage::Storage) on the other.
 //!
-//! `outer` guards what the S3 framework does not; `auth` knows the credentials; `ibm` has
-//! IBM's extensions; `s3` alone knows the framework's types.
+//! `outer`, with `auth` and `guard`, does what the S3 framework leaves to others; `ibm` and
+//! `extended_list` have IBM's extensions; `s3` has the operations. The framework's types stay in here.
 
 pub mod auth;
+pub mod extended_list;
+pub mod guard;
 pub mod ibm;
 pub mod outer;
+pub mod request_body;
 pub mod s3;

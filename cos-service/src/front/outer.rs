@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use crate::{
     error::{Error, Result},
-    front::auth::AuthRules,
+    front::{auth::AuthRules, guard, request_body::RequestBody},
     objects::MAX_SINGLE_PUT,
     storage::Storage,
 };
@@ -37,19 +37,39 @@ impl Outer {
     pub async fn call(&self, request: Request<Body>) -> Result<Response<Body>, s3s::HttpError> {
         let request_id = Uuid::new_v4().to_string();
         let path = request.uri().path().to_owned();
+        let client_waits = request.headers().contains_key(header::EXPECT);
+        let (parts, body) = request.into_parts();
+        let body = RequestBody::new(body);
+        let request = Request::from_parts(parts, Body::http_body(body.clone()));
         let mut response = if is_health_page(&request) {
             self.health().await
         } else {
             match self.check(&request) {
                 Err(error) => error_response(&error),
-                Ok(()) => self.s3.call(request).await?,
+                Ok(()) => self.s3(request).await?,
             }
         };
+        if response.status().is_server_error() && response.status() != StatusCode::NOT_IMPLEMENTED {
+            tracing::warn!(request_id, status = response.status().as_u16(), "answered with a server error");
+        }
         if response.status().is_client_error() || response.status().is_server_error() {
             complete_error(&mut response, &path, &request_id);
         }
         decorate(response.headers_mut(), &request_id);
+        if !body.finish(client_waits).await {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
         Ok(response)
+    }
+
+    async fn s3(&self, request: Request<Body>) -> Result<Response<Body>, s3s::HttpError> {
+        let (parts, body) = request.into_parts();
+        let (body, finding) = match guard::guard(&parts.method, &parts.uri, &parts.headers, body) {
+            Ok(guarded) => guarded,
+            Err(error) => return Ok(error_response(&error)),
+        };
+        let response = self.s3.call(Request::from_parts(parts, body)).await?;
+        Ok(finding.and_then(|finding| finding.error()).map_or(response, |error| error_response(&error)))
     }
 
     fn check(&self, request: &Request<Body>) -> Result<()> {
@@ -96,8 +116,6 @@ fn error_response(error: &Error) -> Response<Body> {
     let mut response = Response::new(Body::from(body));
     *response.status_mut() = StatusCode::from_u16(error.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/xml"));
-    // The body of a refused request is not read.
-    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     response
 }
 
@@ -156,7 +174,7 @@ fn decorate(headers: &mut HeaderMap, request_id: &str) {
 }
 
 /// Text for XML; characters that XML can't hold are dropped.
-fn escape(text: &str) -> String {
+pub(super) fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for character in text.chars() {
         match character {

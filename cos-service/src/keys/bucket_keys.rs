@@ -39,9 +39,12 @@ pub struct BucketKeys {
     hsm: HsmClient,
     lease: Duration,
     leases: RwLock<HashMap<Uuid, Lease>>,
-    flights: Mutex<HashMap<Uuid, Arc<tokio::sync::OnceCell<Result<Arc<BucketKey>, Refusal>>>>>,
+    flights: Mutex<HashMap<Uuid, Flight>>,
     on_rewrapped: OnRewrapped,
 }
+
+/// A call to the HSM that several users wait for.
+type Flight = Arc<tokio::sync::OnceCell<Result<Arc<BucketKey>, Refusal>>>;
 
 struct Lease {
     key: Arc<BucketKey>,

@@ -337,11 +337,11 @@ impl OpenBlob {
         let stored = layout.ciphertext(first).start..layout.ciphertext(last).end;
         let mut plaintext = Vec::new();
         if let Content::Inline(bytes) = &self.content {
-            opener.open(first, &bytes[stored.start as usize..stored.end as usize], &mut plaintext)?;
+            opener.open(first, last, &bytes[stored.start as usize..stored.end as usize], &mut plaintext)?;
         } else {
             let mut ciphertext = vec![0; (stored.end - stored.start) as usize];
             self.read_at(&mut ciphertext, stored.start)?;
-            opener.open(first, &ciphertext, &mut plaintext)?;
+            opener.open(first, last, &ciphertext, &mut plaintext)?;
         }
         let offset = layout.plaintext(first).start;
         Ok(Bytes::from(plaintext).slice((wanted.start - offset) as usize..(wanted.end - offset) as usize))

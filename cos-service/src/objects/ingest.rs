@@ -65,7 +65,7 @@ const MAX_INLINE: usize = DEFAULT_SEGMENT as usize - HEADER_LEN - TAG_LEN;
 /// Plaintext that is hashed and encrypted in one go.
 const CHUNK: usize = 1024 * 1024;
 /// Bytes after which the page cache is written back, so that the last fsync has little left to do.
-const WRITE_BACK: u64 = 16 * 1024 * 1024;
+const WRITE_BACK: u64 = 8 * 1024 * 1024;
 
 impl Storage {
     /// Receives a body. Nothing is committed, and nothing is left behind on failure.

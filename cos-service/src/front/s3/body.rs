@@ -88,7 +88,7 @@ fn body_error(source: &(dyn std::error::Error + Send + Sync)) -> Error {
             "The request signature we calculated does not match the signature you provided. Check your key and signing method.",
         );
     }
-    if text.contains("ChunkMetaTooLarge") || text.contains("Trailer") {
+    if text.contains("ChunkMetaTooLarge") || text.contains("Trailer") || text.contains("chunk") {
         return Error::invalid_request("The chunked body is malformed.").because(text);
     }
     Error::incomplete_body(text)

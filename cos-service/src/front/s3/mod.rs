@@ -17,7 +17,13 @@ use s3s::{
     validation::NameValidation,
 };
 
-use crate::{buckets, front::auth::Credentials, storage::Storage};
+use crate::{
+    buckets,
+    front::{auth::Credentials, extended_list::ExtendedList},
+    storage::Storage,
+};
+
+pub use convert::error as to_s3_error;
 
 /// Largest XML document that is read, in bytes: 10,000 parts with their checksums.
 const MAX_XML: usize = 8 * 1024 * 1024;
@@ -36,7 +42,9 @@ pub fn service(storage: Arc<Storage>, credentials: &Credentials, domains: Vec<St
     config.xml_max_body_size = MAX_XML;
     config.presigned_url_max_skew_time_secs = MAX_SKEW_SECS;
     let owner = credentials.service_instance_id.clone();
+    let extended = ExtendedList { storage: Arc::clone(&storage), owner: owner.clone() };
     let mut builder = S3ServiceBuilder::new(Front { storage, owner });
+    builder.set_route(extended);
     builder.set_config(Arc::new(StaticConfigProvider::new(Arc::new(config))));
     builder.set_auth(credentials.clone());
     builder.set_host(Domains(domains));

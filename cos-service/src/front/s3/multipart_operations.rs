@@ -117,7 +117,7 @@ impl Front {
         let (upload, parts, more) =
             self.storage.list_parts(&input.bucket, &input.key, &input.upload_id, after, max as u32).await?;
         let shown = |part: crate::objects::multipart::ListedPart| {
-            let checksum = upload.attributes.chosen.then(|| Checksum {
+            let checksum = upload.attributes.chosen.then_some(Checksum {
                 algorithm: upload.attributes.algorithm,
                 value: part.attributes.checksum,
                 kind: Kind::FullObject,
