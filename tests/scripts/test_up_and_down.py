@@ -211,6 +211,8 @@ class Foreground:
             stderr=subprocess.STDOUT,
             text=True,
             env=clean_environment(),
+            # As from a terminal, even if these tests run in the background, where SIGINT is ignored.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         self.output = ""
         self._reader = threading.Thread(target=self._read, daemon=True)
