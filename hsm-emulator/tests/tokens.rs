@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use common::region;
 use cryptoki_sys::*;
+use hsm_emulator::keystore::{Effect, Expect, Write};
 use hsm_emulator::services::tokens::{MAX_PIN_FAILURES, Tokens, User};
 use hsm_emulator::units::{Attributes, Error, KeyBlob};
 
@@ -134,6 +135,88 @@ fn guesses_at_the_same_time_are_no_more_than_allowed() {
         }
     });
     assert_eq!(compared.load(Ordering::Relaxed), MAX_PIN_FAILURES as usize);
+}
+
+/// Workers that start at the same time and all know the PIN are no attack.
+#[test]
+fn right_pins_at_the_same_time_lock_nothing() {
+    let f = fixture();
+    std::thread::scope(|scope| {
+        for _ in 0..24 {
+            // Each like a process of its own: it recognises nothing yet.
+            let tokens = Tokens::new(f.region.clone()).expect("tokens");
+            let serial = &f.serial;
+            scope.spawn(move || tokens.login(serial, User::User, b"user-pin").expect("the right PIN"));
+        }
+    });
+    assert_eq!(f.tokens.list().expect("list")[0].user_pin_failures, 0);
+}
+
+/// Whatever order they come in, nothing of before is there after the erasure.
+#[test]
+fn no_object_outlives_the_erasure_of_its_token() {
+    let f = fixture();
+    let user = f.tokens.login(&f.serial, User::User, b"user-pin").expect("user");
+    let private = data(&f.region, true);
+    std::thread::scope(|scope| {
+        for thread in 0..4u8 {
+            let (f, user, private) = (&f, &user, &private);
+            scope.spawn(move || {
+                for i in 0..100u8 {
+                    let mut id = [thread; 16];
+                    id[1] = i;
+                    if f.tokens.put_object(&f.serial, Some(user), id, private, true).is_err() {
+                        break;
+                    }
+                }
+            });
+        }
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        f.tokens.init(Some(&f.serial), b"so-pin", "erased").expect("erase");
+    });
+    let so = f.tokens.login(&f.serial, User::So, b"so-pin").expect("SO");
+    f.tokens.init_pin(&so, b"next-user").expect("init PIN");
+    let next = f.tokens.login(&f.serial, User::User, b"next-user").expect("next user");
+    assert!(f.tokens.changes(&f.serial, Some(&next), 0).expect("changes").stored.is_empty());
+}
+
+/// Somebody who can write to the keystore puts a record of their own in the place of another.
+#[test]
+fn records_that_were_moved_are_refused() {
+    let f = fixture();
+    let user = f.tokens.login(&f.serial, User::User, b"user-pin").expect("user");
+    let (public, private) = (data(&f.region, false), data(&f.region, true));
+    f.tokens.put_object(&f.serial, Some(&user), [1; 16], &public, true).expect("put");
+    f.tokens.put_object(&f.serial, Some(&user), [2; 16], &private, true).expect("put");
+    let kind = format!("object/{}", f.serial);
+    let keystore = f.region.keystore();
+    let body = keystore.get(&kind, &"01".repeat(16)).expect("read").expect("there").body;
+    let overwrite = |kind: &str, id: &str, body: Vec<u8>| {
+        let (kind, id) = (kind.to_owned(), id.to_owned());
+        keystore
+            .commit(vec![Write { kind, id, expect: Expect::Present, effect: Effect::Put(body) }])
+            .expect("write");
+    };
+    overwrite(&kind, &"02".repeat(16), body);
+    let stored = f.tokens.changes(&f.serial, Some(&user), 0).expect("changes").stored;
+    assert_eq!(stored.iter().map(|(id, _)| id[0]).collect::<Vec<_>>(), [1]);
+
+    let mine = f.tokens.init(None, b"my-so-pin", "mine").expect("init").serial;
+    let mine = keystore.get("token", &mine).expect("read").expect("there").body;
+    overwrite("token", &f.serial, mine);
+    assert_eq!(code(f.tokens.login(&f.serial, User::So, b"my-so-pin")), CKR_DEVICE_ERROR);
+}
+
+#[test]
+fn what_is_no_object_is_not_stored() {
+    let f = fixture();
+    let unit = f.region.unit().expect("unit");
+    let root_key = unit.create_root_key(b"id", None).expect("root key");
+    let grant = f.tokens.login(&f.serial, User::User, b"user-pin").expect("user");
+    for blob in [root_key, KeyBlob::parse(&grant.0).expect("blob")] {
+        let outcome = f.tokens.put_object(&f.serial, Some(&grant), [1; 16], &blob, true);
+        assert_eq!(code(outcome), CKR_OBJECT_HANDLE_INVALID);
+    }
 }
 
 #[test]

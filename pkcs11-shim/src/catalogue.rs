@@ -123,9 +123,15 @@ impl Catalogue {
             let handle = known.unwrap_or_else(HandleTable::<Object>::reserve);
             self.insert(objects, handle, object);
         }
-        self.seen.public = self.seen.public.max(changes.revision);
+        // The first answer to a user does not tell what is gone: what was known before the login is asked
+        // about once more, from where it was known.
+        let revision = match (behind, self.seen.public) {
+            (0, known) if private_too && known > 0 => changes.revision.min(known),
+            _ => changes.revision,
+        };
+        self.seen.public = self.seen.public.max(revision);
         if private_too {
-            self.seen.private = changes.revision;
+            self.seen.private = revision;
         }
     }
 
@@ -153,13 +159,18 @@ impl Catalogue {
 pub fn refresh(module: &Module, slot: &Slot) -> Result<()> {
     let grant = slot.user_grant();
     let private_too = grant.is_some();
-    let seen = read(&slot.catalogue).seen;
-    let since = if private_too { seen.private } else { seen.public };
-    let changes = module.backend.changes(slot.serial()?, grant.as_ref(), since)?;
-    if changes.revision != since || !changes.stored.is_empty() || !changes.deleted.is_empty() {
-        write(&slot.catalogue).apply(&module.objects, slot.id, changes, private_too);
+    loop {
+        let seen = read(&slot.catalogue).seen;
+        let since = if private_too { seen.private } else { seen.public };
+        let changes = module.backend.changes(slot.serial()?, grant.as_ref(), since)?;
+        let more = changes.more;
+        if changes.revision != since || !changes.stored.is_empty() || !changes.deleted.is_empty() {
+            write(&slot.catalogue).apply(&module.objects, slot.id, changes, private_too);
+        }
+        if !more {
+            return Ok(());
+        }
     }
-    Ok(())
 }
 
 /// Does the object hold these values, sealed but readable?

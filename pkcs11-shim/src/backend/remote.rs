@@ -259,6 +259,7 @@ impl Backend for RemoteBackend {
             revision: answer.revision,
             stored: stored.collect::<Result<_>>()?,
             deleted: answer.deleted.iter().map(id).collect::<Result<_>>()?,
+            more: answer.more,
         })
     }
 }
