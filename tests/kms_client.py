@@ -13,7 +13,9 @@ SERVICE = "hsm.kms.v1.Kms"
 
 
 def channel_to(endpoint: str) -> grpc.Channel:
-    return grpc.insecure_channel(endpoint.removeprefix("http://"))
+    """Connects again soon after the server was gone."""
+    options = [("grpc.initial_reconnect_backoff_ms", 50), ("grpc.max_reconnect_backoff_ms", 200)]
+    return grpc.insecure_channel(endpoint.removeprefix("http://"), options=options)
 
 
 class Kms:
@@ -21,6 +23,8 @@ class Kms:
 
     def __init__(self, endpoint: str, token: str | None, scheme: str = "Bearer") -> None:
         self._channel = channel_to(endpoint)
+        # Whether a call waits for a server that is starting, or fails at once.
+        self.patient = False
         self._metadata = [("authorization", f"{scheme} {token}")] if token is not None else []
         pool = DescriptorPool(ProtoReflectionDescriptorDatabase(self._channel))
         self._methods = {method.name: method for method in pool.FindServiceByName(SERVICE).methods}
@@ -37,7 +41,7 @@ class Kms:
             request_serializer=request_type.SerializeToString,
             response_deserializer=response_type.FromString,
         )
-        return lambda **fields: call(request_type(**fields), metadata=self._metadata, timeout=30)
+        return lambda **fields: call(request_type(**fields), metadata=self._metadata, timeout=30, wait_for_ready=self.patient)
 
     def close(self) -> None:
         self._channel.close()

@@ -2,7 +2,10 @@
 //!
 //! Memory is read when an argument is made and written when a result is delivered; in between, the inner
 //! layers have plain Rust values, so that input and output may lie in the same place, as PKCS #11 allows.
+//!
+//! The one unsafe function is the constructor of [`Caller`]: it takes the promise that all methods rely on.
 #![allow(unsafe_code)]
+#![allow(clippy::not_unsafe_ptr_arg_deref, reason = "who has a Caller has made the promise")]
 
 use std::marker::PhantomData;
 use std::{ptr, slice};

@@ -1,5 +1,6 @@
 //! The library's state between `C_Initialize` and `C_Finalize` (section 5.4).
 
+use std::io::Write;
 use std::sync::{Arc, RwLock};
 
 use arc_swap::{ArcSwapOption, Guard};
@@ -30,8 +31,13 @@ impl Module {
     /// The backend's, if it can't list its tokens.
     pub fn new(backend: Box<dyn Backend>) -> Result<Self> {
         let slots = RwLock::new(slot_token::arrange(&backend.tokens()?, Vec::new()));
-        let process = fork::adopt();
-        Ok(Self { process, backend, slots, sessions: HandleTable::new(), objects: HandleTable::new() })
+        Ok(Self {
+            process: fork::adopt(),
+            backend,
+            slots,
+            sessions: HandleTable::new(),
+            objects: HandleTable::new(),
+        })
     }
 
     /// The session of a handle.
@@ -81,9 +87,15 @@ pub fn initialize() -> Result<()> {
     if current().is_ok() {
         return Err(already_initialized());
     }
+    // Before anything is opened: what a later child inherits must be known to be its parent's.
+    fork::adopt();
     leave_parent_behind();
-    let config = Config::load()?;
-    let module = Arc::new(Module::new(backend::open(&config)?)?);
+    let module =
+        Config::load().and_then(|config| Module::new(backend::open(&config)?)).inspect_err(|error| {
+            // The application gets a number; whoever configured it needs to know what is wrong.
+            let _ = writeln!(std::io::stderr(), "hsm_pkcs11: {error}");
+        })?;
+    let module = Arc::new(module);
     let previous = MODULE.compare_and_swap(&None::<Arc<Module>>, Some(module));
     match *previous {
         None => Ok(()),

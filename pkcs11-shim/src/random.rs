@@ -19,12 +19,4 @@ pub fn generate_random(module: &Module, len: usize) -> Result<Zeroizing<Vec<u8>>
     Ok(bytes)
 }
 
-/// `C_SeedRandom`: the generator seeds itself.
-///
-/// # Errors
-/// Always `CKR_RANDOM_SEED_NOT_SUPPORTED`.
-pub fn seed_random() -> Result<()> {
-    Err(Error::new(CKR_RANDOM_SEED_NOT_SUPPORTED, "the generator seeds itself"))
-}
-
 const MAX_BYTES: usize = 64 << 20;

@@ -337,7 +337,7 @@ mod tests {
     #[test]
     fn slots_keep_their_numbers() {
         let first = token("0000000000000001");
-        let slots = arrange(&[first.clone()], Vec::new());
+        let slots = arrange(std::slice::from_ref(&first), Vec::new());
         assert_eq!(ids(&slots), [1, 2]);
         // The uninitialised slot became a token here; another process made one more.
         slots[1].serial.get_or_init(|| "00000000000000aa".into());

@@ -218,7 +218,9 @@ fn measure(module: &Path) {
     let mut template = vec![Attribute::Class(cryptoki::object::ObjectClass::DATA), label.clone()];
     template.push(Attribute::Token(true));
     let object = session.create_object(&template).expect("data object");
-    row("find by label", || session.find_objects(&[label.clone()]).is_ok_and(|found| !found.is_empty()));
+    row("find by label", || {
+        session.find_objects(std::slice::from_ref(&label)).is_ok_and(|found| !found.is_empty())
+    });
     session.destroy_object(object).expect("destroy");
     row("token object create", || {
         session.create_object(&template).and_then(|object| session.destroy_object(object)).is_ok()

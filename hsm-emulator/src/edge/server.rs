@@ -71,12 +71,15 @@ pub async fn serve(options: Options, stop: impl Future<Output = ()> + Send + 'st
         TokensServer::new(TokensService::new(region.clone(), Arc::new(Tokens::new(region.clone())?)))
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(hsm_proto::FILE_DESCRIPTOR_SET)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .build_v1()?;
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(hsm_proto::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
     let grpc = Routes::new(health_service)
-        .add_service(reflection)
+        .add_service(reflection().build_v1()?)
+        // Most clients ask for the older name still.
+        .add_service(reflection().build_v1alpha()?)
         .add_service(InterceptedService::new(kms, token.clone()))
         .add_service(InterceptedService::new(tokens, token))
         .prepare();

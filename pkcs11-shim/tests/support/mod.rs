@@ -25,7 +25,7 @@ macro_rules! call {
     ($name:ident($($argument:expr),* $(,)?)) => {{
         let function = $crate::support::functions().$name.expect("every function is in the list");
         // SAFETY: the tests give NULL or pointers at live values.
-        #[allow(unsafe_code)]
+        #[allow(unsafe_code, clippy::macro_metavars_in_unsafe)]
         unsafe { function($($argument),*) }
     }};
 }

@@ -221,7 +221,7 @@ impl Connection {
         let (requests, answers) = runtime
             .block_on(timeout(CONNECT_TIMEOUT, connecting))
             .unwrap_or_else(|| Err(unreachable_hsm("connecting took too long")))?;
-        Ok(Self { process: fork::process(), open: Some(Open { requests, answers, runtime }) })
+        Ok(Self { process: fork::adopt(), open: Some(Open { requests, answers, runtime }) })
     }
 
     fn exchange(&mut self, request: Request) -> Result<response::Answer, Broken> {

@@ -1,0 +1,101 @@
+//! What the PKCS #11 library must do, whichever backend it has. Each including test program says which, by
+//! its `Hsm`.
+
+mod ciphers;
+mod clients;
+mod objects;
+mod signatures;
+mod tokens;
+
+use std::sync::{Mutex, OnceLock};
+
+use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
+use cryptoki::error::{Error, RvError};
+use cryptoki::mechanism::Mechanism;
+use cryptoki::object::{Attribute, ObjectHandle};
+use cryptoki::session::{Session, UserType};
+use cryptoki::slot::Slot;
+use cryptoki::types::AuthPin;
+
+use crate::Hsm;
+pub use crate::pkcs11_fixture::built;
+
+pub const SO_PIN: &str = "12345678";
+pub const USER_PIN: &str = "1234";
+/// DER of the object identifiers of P-256, P-384, P-521.
+pub const P256: &[u8] = b"\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x07";
+pub const P384: &[u8] = b"\x06\x05\x2b\x81\x04\x00\x22";
+pub const P521: &[u8] = b"\x06\x05\x2b\x81\x04\x00\x23";
+
+/// The HSM that all tests of this program share.
+pub fn hsm() -> &'static Hsm {
+    static HSM: OnceLock<Hsm> = OnceLock::new();
+    HSM.get_or_init(Hsm::start)
+}
+
+/// The library, initialised.
+pub fn pkcs11() -> &'static Pkcs11 {
+    static PKCS11: OnceLock<Pkcs11> = OnceLock::new();
+    PKCS11.get_or_init(|| {
+        for (name, value) in hsm().environment() {
+            // SAFETY: the first thing that any test does; what runs besides only waits for it.
+            #[allow(unsafe_code)]
+            unsafe {
+                std::env::set_var(name, value);
+            }
+        }
+        let pkcs11 = Pkcs11::new(built("libhsm_pkcs11.so")).expect("the library is built");
+        pkcs11.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)).unwrap();
+        pkcs11
+    })
+}
+
+/// A token of a test's own: login is common to all of a process, and tests run side by side.
+pub fn new_token(label: &str) -> Slot {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _lock = ONE_AT_A_TIME.lock().unwrap();
+    let slot = *pkcs11().get_all_slots().unwrap().last().unwrap();
+    pkcs11().init_token(slot, &pin(SO_PIN), label).unwrap();
+    let session = pkcs11().open_rw_session(slot).unwrap();
+    session.login(UserType::So, Some(&pin(SO_PIN))).unwrap();
+    session.init_pin(&pin(USER_PIN)).unwrap();
+    session.logout().unwrap();
+    slot
+}
+
+/// A session of the user with a new token.
+pub fn user_session(label: &str) -> Session {
+    let session = pkcs11().open_rw_session(new_token(label)).unwrap();
+    session.login(UserType::User, Some(&pin(USER_PIN))).unwrap();
+    session
+}
+
+pub fn pin(text: &str) -> AuthPin {
+    AuthPin::new(text.into())
+}
+
+/// The code of a refusal.
+pub fn refusal<T>(result: cryptoki::error::Result<T>) -> RvError {
+    match result {
+        Err(Error::Pkcs11(code, _)) => code,
+        Err(other) => panic!("not a return code: {other}"),
+        Ok(_) => panic!("was not refused"),
+    }
+}
+
+/// An AES session key of 32 bytes.
+pub fn aes_key(session: &Session) -> ObjectHandle {
+    session.generate_key(&Mechanism::AesKeyGen, &[Attribute::ValueLen(32.into())]).unwrap()
+}
+
+/// An RSA session key pair: (public, private).
+pub fn rsa_pair(session: &Session) -> (ObjectHandle, ObjectHandle) {
+    let public = [Attribute::ModulusBits(2048.into()), Attribute::PublicExponent(vec![1, 0, 1])];
+    session.generate_key_pair(&Mechanism::RsaPkcsKeyPairGen, &public, &[]).unwrap()
+}
+
+/// An EC session key pair: (public, private).
+pub fn ec_pair(session: &Session, curve: &[u8]) -> (ObjectHandle, ObjectHandle) {
+    let public = [Attribute::EcParams(curve.to_vec())];
+    session.generate_key_pair(&Mechanism::EccKeyPairGen, &public, &[]).unwrap()
+}

@@ -1,0 +1,56 @@
+"""What the README shows works as pasted."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from region import ROOT, clean_environment, run_script
+
+README = (ROOT / "README.md").read_text()
+
+
+@pytest.fixture
+def tour(tmp_path: Path) -> Iterator[list[str]]:
+    """The README's blocks, with a directory of the test's own in place of /tmp."""
+    blocks = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+    yield [block.replace("/tmp/", f"{tmp_path}/").replace("--detach", "--detach --no-build") for block in blocks]
+    run_script("down", "--state", tmp_path / "tour")
+
+
+def test_the_tour_works_as_pasted(tour: list[str], tmp_path: Path) -> None:
+    [block] = [block for block in tour if "create_bucket" in block]
+    assert str(tmp_path) in block and "--no-build" in block
+    done = subprocess.run(
+        ["bash", "-ec", block], cwd=ROOT, capture_output=True, text=True, timeout=300, env=clean_environment()
+    )
+    assert done.returncode == 0, done.stderr
+    [line] = [line for line in done.stdout.splitlines() if line.startswith("crn:")]
+    crn, count = line.split()
+    assert crn == re.search(r"^ROOT_KEY_CRN=(.*)$", (tmp_path / "tour.env").read_text(), re.MULTILINE)[1]  # type: ignore[index]
+    assert count == "1"
+
+
+def test_the_pkcs11_line_works_as_pasted(tour: list[str], tmp_path: Path) -> None:
+    [block] = [block for block in tour if "pkcs11-tool" in block]
+    environment = {**clean_environment(), "XDG_DATA_HOME": str(tmp_path)}
+    done = subprocess.run(["bash", "-ec", block], cwd=ROOT, capture_output=True, text=True, timeout=60, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert "Token successfully initialized" in done.stdout
+    assert any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "document", ["README.md", "ARCHITECTURE.md", "SECURITY.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/formats.md"]
+)
+def test_documents_point_at_what_is_there(document: str) -> None:
+    text = (ROOT / document).read_text()
+    links = {link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link}
+    paths = {path for path in re.findall(r"`((?:tests|scripts|cos-service|hsm-emulator|docs)/[\w./-]+)`", text)}
+    for name in links | paths:
+        assert os.path.exists(ROOT / name), f"{document} points at {name}"
