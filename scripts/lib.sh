@@ -38,39 +38,43 @@ write_file() {
 # --- processes -------------------------------------------------------------
 # STATE/<name>.pid holds "PID STARTTIME": a recycled PID is not taken for ours.
 
-# Start time of a live process in clock ticks; fails for none and for a zombie.
+# These two answer in REPLY and start no process of their own.
+
+# process_start PID: its start time in clock ticks; fails for none and for a zombie.
 process_start() {
-    local stat
-    stat=$(cat "/proc/$1/stat" 2>/dev/null) || return 1
-    local fields
-    read -ra fields <<<"${stat##*) }" # after "(comm)": field 3 of proc(5) first
-    [[ ${fields[0]} != [ZX] ]] && printf '%s' "${fields[19]}"
+    local stat fields
+    { read -r stat <"/proc/$1/stat"; } 2>/dev/null || return 1
+    read -ra fields <<<"${stat##*) }" # after "(comm)": begins with field 3 of proc(5)
+    REPLY=${fields[19]}
+    [[ ${fields[0]} != [ZX] ]]
 }
 
-# running STATE NAME: prints the PID if the process lives.
+# running STATE NAME: does the process live? REPLY is its PID.
 running() {
     local pid start
-    read -r pid start 2>/dev/null <"$1/$2.pid" || return 1
-    [[ $(process_start "$pid") == "$start" ]] && printf '%s' "$pid"
+    { read -r pid start <"$1/$2.pid"; } 2>/dev/null || return 1
+    process_start "$pid" && [[ $REPLY == "$start" ]] || return 1
+    REPLY=$pid
 }
 
 # stop STATE NAME: SIGTERM, at most 10 s, SIGKILL. Fails if nothing was running.
 stop() {
     local state=$1 name=$2 pid tries
-    if ! pid=$(running "$state" "$name"); then
+    if ! running "$state" "$name"; then
         rm -f "$state/$name.pid"
         return 1
     fi
+    pid=$REPLY
     kill -TERM "$pid" 2>/dev/null || true
     for ((tries = 0; tries < 200; tries++)); do
-        running "$state" "$name" >/dev/null || break
+        running "$state" "$name" || break
         sleep 0.05
     done
-    if running "$state" "$name" >/dev/null; then
+    if running "$state" "$name"; then
         note "$name does not stop, killing it"
         kill -KILL "$pid" 2>/dev/null || true
         for ((tries = 0; tries < 100; tries++)); do
-            running "$state" "$name" >/dev/null || break
+            running "$state" "$name" || break
             sleep 0.05
         done
     fi

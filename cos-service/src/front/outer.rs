@@ -39,6 +39,9 @@ impl Outer {
         let path = request.uri().path().to_owned();
         let client_waits = request.headers().contains_key(header::EXPECT);
         let (parts, body) = request.into_parts();
+        // There is nothing to continue with, so no "100 Continue" comes before the answer. botocore would
+        // then misread the next answer on the same connection.
+        let waits_for_nothing = client_waits && http_body::Body::is_end_stream(&body);
         let body = RequestBody::new(body);
         let request = Request::from_parts(parts, Body::http_body(body.clone()));
         let mut response = if is_health_page(&request) {
@@ -56,7 +59,7 @@ impl Outer {
             complete_error(&mut response, &path, &request_id);
         }
         decorate(response.headers_mut(), &request_id);
-        if !body.finish(client_waits).await {
+        if !body.finish(client_waits).await || waits_for_nothing {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         Ok(response)
