@@ -123,16 +123,29 @@ impl Catalogue {
             let handle = known.unwrap_or_else(HandleTable::<Object>::reserve);
             self.insert(objects, handle, object);
         }
-        // The first answer to a user does not tell what is gone: what was known before the login is asked
-        // about once more, from where it was known.
-        let revision = match (behind, self.seen.public) {
-            (0, known) if private_too && known > 0 => changes.revision.min(known),
-            _ => changes.revision,
-        };
-        self.seen.public = self.seen.public.max(revision);
+        self.seen.public = self.seen.public.max(changes.revision);
         if private_too {
-            self.seen.private = revision;
+            self.seen.private = changes.revision;
         }
+    }
+
+    /// The handle that an object will have which is about to be stored.
+    pub fn expect(&mut self, id: ObjectId, handle: CK_OBJECT_HANDLE) {
+        self.handles.insert(id, handle);
+    }
+
+    /// It was not stored.
+    pub fn give_up(&mut self, id: ObjectId) {
+        self.handles.remove(&id);
+    }
+
+    /// The token objects that are here now, by id.
+    fn token_objects(&self, objects: &HandleTable<Object>) -> Vec<(ObjectId, CK_OBJECT_HANDLE)> {
+        let here = |handle: &CK_OBJECT_HANDLE| match objects.get(*handle)?.owner {
+            Owner::Token(id) => Some((id, *handle)),
+            Owner::Session(_) => None,
+        };
+        self.all.iter().filter_map(here).collect()
     }
 
     fn unindex(&mut self, objects: &HandleTable<Object>, handle: CK_OBJECT_HANDLE) {
@@ -159,18 +172,43 @@ impl Catalogue {
 pub fn refresh(module: &Module, slot: &Slot) -> Result<()> {
     let grant = slot.user_grant();
     let private_too = grant.is_some();
-    loop {
+    let mut since = {
         let seen = read(&slot.catalogue).seen;
-        let since = if private_too { seen.private } else { seen.public };
-        let changes = module.backend.changes(slot.serial()?, grant.as_ref(), since)?;
+        if private_too { seen.private } else { seen.public }
+    };
+    // Who asks for everything is not told what is gone: what was here before and does not come is gone.
+    let mut missing: HashMap<ObjectId, CK_OBJECT_HANDLE> = match since {
+        0 => read(&slot.catalogue).token_objects(&module.objects).into_iter().collect(),
+        _ => HashMap::new(),
+    };
+    loop {
+        let changes = module
+            .backend
+            .changes(slot.serial()?, grant.as_ref(), since)
+            .map_err(|error| slot.note_void_grant(grant.as_ref(), error))?;
         let more = changes.more;
-        if changes.revision != since || !changes.stored.is_empty() || !changes.deleted.is_empty() {
+        let unchanged = changes.revision == since && changes.stored.is_empty() && changes.deleted.is_empty();
+        since = changes.revision;
+        if !missing.is_empty() {
+            for (id, _) in &changes.stored {
+                missing.remove(id);
+            }
+        }
+        if !unchanged {
             write(&slot.catalogue).apply(&module.objects, slot.id, changes, private_too);
         }
         if !more {
-            return Ok(());
+            break;
         }
     }
+    let mut catalogue = write(&slot.catalogue);
+    for handle in missing.into_values() {
+        // Without a login, private objects do not come either.
+        if private_too || module.objects.get(handle).is_some_and(|object| !object.private) {
+            catalogue.remove(&module.objects, handle);
+        }
+    }
+    Ok(())
 }
 
 /// Does the object hold these values, sealed but readable?

@@ -289,7 +289,7 @@ impl CipherOperation {
         let Parameter::Ctr { counter_bits, counter_block } = self.mechanism.parameter else {
             return Err(Error::new(CKR_MECHANISM_PARAM_INVALID, "not a counter"));
         };
-        let (mut block, used, spent) = match self.stage {
+        let (mut block, used, mut spent) = match self.stage {
             Stage::Counter { block, used, spent } => (block, used, spent),
             _ => (counter_block, 0, false),
         };
@@ -305,7 +305,7 @@ impl CipherOperation {
             Mechanism { kind: CKM_AES_CTR, parameter: Parameter::Ctr { counter_bits, counter_block: block } };
         let output = self.call(module, &step, &input.0)?;
         let blocks = (input.0.len() / BLOCK) as u128;
-        let spent = blocks > 0 && advance(&mut block, counter_bits, blocks);
+        spent |= blocks > 0 && advance(&mut block, counter_bits, blocks);
         self.stage = Stage::Counter { block, used: input.0.len() % BLOCK, spent };
         Ok(match output {
             Output::Secret(mut bytes) => {

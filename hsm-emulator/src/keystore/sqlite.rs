@@ -3,19 +3,31 @@
 //! Several processes may open one database. Within a process, commits that wait at the same time share one
 //! transaction, so one fsync serves them all: whoever gets the connection first writes for everybody.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use parking_lot::{ArcMutexGuard, RawMutex};
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, TransactionBehavior, params};
 
 use super::{Change, Changes, Effect, Error, Expect, Record, Result, Write};
 
 /// A keystore in one file.
 pub struct SqliteKeystore {
+    path: PathBuf,
     waiting: Mutex<Vec<Arc<Commit>>>,
-    writer: Mutex<Connection>,
-    reader: Mutex<Connection>,
+    /// `None` after a fork, until it is used again.
+    writer: Slot,
+    /// See `writer`.
+    reader: Slot,
+}
+
+type Slot = Arc<parking_lot::Mutex<Option<Connection>>>;
+
+/// A keystore with its connections closed, and nobody able to open one, until this is dropped.
+pub struct Suspended {
+    _writer: ArcMutexGuard<RawMutex, Option<Connection>>,
+    _reader: ArcMutexGuard<RawMutex, Option<Connection>>,
 }
 
 /// A batch on its way to the disk.
@@ -33,7 +45,18 @@ impl SqliteKeystore {
         let writer = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)?;
         migrate(&writer)?;
         let reader = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
-        Ok(Self { waiting: Mutex::default(), writer: Mutex::new(writer), reader: Mutex::new(reader) })
+        let slot = |connection| Arc::new(parking_lot::Mutex::new(Some(connection)));
+        let waiting = Mutex::default();
+        Ok(Self { path: path.to_owned(), waiting, writer: slot(writer), reader: slot(reader) })
+    }
+
+    /// Closes the connections, before a fork: SQLite keeps its locks by process, and a child that inherited open
+    /// connections would believe that it holds locks which it does not. They are opened again when they are
+    /// needed.
+    pub fn suspend(&self) -> Suspended {
+        let (mut writer, mut reader) = (self.writer.lock_arc(), self.reader.lock_arc());
+        drop((writer.take(), reader.take()));
+        Suspended { _writer: writer, _reader: reader }
     }
 
     /// A record.
@@ -41,7 +64,8 @@ impl SqliteKeystore {
     /// # Errors
     /// [`Error::Database`].
     pub fn get(&self, kind: &str, id: &str) -> Result<Option<Record>> {
-        let reader = lock(&self.reader);
+        let mut slot = self.reader.lock();
+        let reader = self.connection(&mut slot)?;
         let mut statement = reader
             .prepare_cached("SELECT kind, id, version, body FROM records WHERE kind = ?1 AND id = ?2")?;
         Ok(statement.query_row(params![kind, id], record).optional()?)
@@ -52,7 +76,8 @@ impl SqliteKeystore {
     /// # Errors
     /// [`Error::Database`].
     pub fn scan(&self, kind: &str) -> Result<Vec<Record>> {
-        let reader = lock(&self.reader);
+        let mut slot = self.reader.lock();
+        let reader = self.connection(&mut slot)?;
         let mut statement = reader
             .prepare_cached("SELECT kind, id, version, body FROM records WHERE kind = ?1 ORDER BY id")?;
         let records = statement.query_map(params![kind], record)?.collect::<rusqlite::Result<_>>()?;
@@ -66,13 +91,13 @@ impl SqliteKeystore {
     pub fn commit(&self, writes: Vec<Write>) -> Result<u64> {
         let commit = Arc::new(Commit { writes, outcome: Mutex::default() });
         lock(&self.waiting).push(commit.clone());
-        let mut connection = lock(&self.writer);
+        let mut slot = self.writer.lock();
         if lock(&commit.outcome).is_none() {
             // Nobody wrote it while this thread waited for the connection: write it, and all that wait with it.
             let group = std::mem::take(&mut *lock(&self.waiting));
-            write_group(&mut connection, &group);
+            write_group(self.connection(&mut slot), &group);
         }
-        drop(connection);
+        drop(slot);
         let outcome = lock(&commit.outcome).take();
         outcome.unwrap_or_else(|| Err(Error::Database("a commit was interrupted".into())))
     }
@@ -82,7 +107,8 @@ impl SqliteKeystore {
     /// # Errors
     /// [`Error::Database`], also if a reader of another process keeps the log in use.
     pub fn erase_log(&self) -> Result<()> {
-        let writer = lock(&self.writer);
+        let mut slot = self.writer.lock();
+        let writer = self.connection(&mut slot)?;
         let busy: bool = writer.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
         if busy {
             return Err(Error::Database(
@@ -98,7 +124,8 @@ impl SqliteKeystore {
     /// # Errors
     /// [`Error::Database`].
     pub fn changes(&self, kind: &str, since: u64) -> Result<Changes> {
-        let mut reader = lock(&self.reader);
+        let mut slot = self.reader.lock();
+        let reader = self.connection(&mut slot)?;
         // One transaction: what is read and the revision belong together.
         let transaction = reader.transaction()?;
         let head: u64 = transaction
@@ -134,6 +161,13 @@ impl SqliteKeystore {
         }
         Ok(found)
     }
+
+    fn connection<'a>(&self, slot: &'a mut Option<Connection>) -> Result<&'a mut Connection> {
+        match slot {
+            Some(connection) => Ok(connection),
+            None => Ok(slot.insert(connect(&self.path, OpenFlags::SQLITE_OPEN_READ_WRITE)?)),
+        }
+    }
 }
 
 fn connect(path: &Path, flags: OpenFlags) -> Result<Connection> {
@@ -159,8 +193,8 @@ fn migrate(connection: &Connection) -> Result<()> {
 }
 
 /// One transaction for the group, one savepoint for each commit: a conflict undoes only its own.
-fn write_group(connection: &mut Connection, group: &[Arc<Commit>]) {
-    let outcomes = try_write_group(connection, group);
+fn write_group(connection: Result<&mut Connection>, group: &[Arc<Commit>]) {
+    let outcomes = connection.and_then(|connection| Ok(try_write_group(connection, group)?));
     for (i, commit) in group.iter().enumerate() {
         let outcome = match &outcomes {
             Ok(outcomes) => match &outcomes[i] {
@@ -349,7 +383,9 @@ mod tests {
         let dir = tempfile::tempdir().expect("dir");
         let path = dir.path().join("k");
         let keystore = SqliteKeystore::open(&path).expect("open");
-        lock(&keystore.writer).busy_timeout(Duration::from_millis(10)).expect("timeout");
+        let writer = keystore.writer.lock();
+        writer.as_ref().expect("open").busy_timeout(Duration::from_millis(10)).expect("timeout");
+        drop(writer);
         keystore.commit(vec![write("a", Expect::Absent, Some(b"1"))]).expect("commit");
         let mut other = Connection::open(&path).expect("open");
         let reading = other.transaction().expect("transaction");
@@ -376,6 +412,22 @@ mod tests {
             }
         });
         assert_eq!(keystore.scan("k").expect("scan").len(), 400);
+    }
+
+    #[test]
+    fn a_suspended_keystore_goes_on_where_it_was() {
+        let dir = tempfile::tempdir().expect("dir");
+        let keystore = SqliteKeystore::open(&dir.path().join("k")).expect("open");
+        keystore.commit(vec![write("a", Expect::Absent, Some(b"1"))]).expect("commit");
+        std::thread::scope(|scope| {
+            let suspended = keystore.suspend();
+            let waiting = scope.spawn(|| keystore.commit(vec![write("b", Expect::Absent, Some(b"2"))]));
+            std::thread::sleep(Duration::from_millis(20));
+            assert!(!waiting.is_finished());
+            drop(suspended);
+            waiting.join().expect("thread").expect("commit");
+        });
+        assert_eq!(keystore.scan("k").expect("scan").len(), 2);
     }
 
     #[test]

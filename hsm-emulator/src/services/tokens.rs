@@ -209,8 +209,7 @@ impl Tokens {
         Ok(())
     }
 
-    /// Stores an object durably; `create`: it must not exist yet, else it must. Private objects need the user's
-    /// grant.
+    /// Stores an object durably, in the place of `replaces` or as a new one. Private objects need the user's grant.
     ///
     /// # Errors
     /// `CKR_USER_NOT_LOGGED_IN`, `CKR_OBJECT_HANDLE_INVALID`, `CKR_TOKEN_NOT_PRESENT`.
@@ -220,7 +219,7 @@ impl Tokens {
         grant: Option<&Grant>,
         id: ObjectId,
         object: &KeyBlob,
-        create: bool,
+        replaces: Option<&KeyBlob>,
     ) -> Result<u64> {
         // Only what a unit sealed is stored: an altered blob is refused here, not when it is needed.
         let (attributes, _) = self.region.unit()?.unseal_pkcs11(object)?;
@@ -230,8 +229,13 @@ impl Tokens {
         body.extend_from_slice(&self.region.unit()?.bind(&[serial.as_bytes(), &id], object)?);
         self.commit_object(serial, &kind, |tokens| {
             let mut expect = Expect::Absent;
-            if !create {
+            if let Some(replaces) = replaces {
                 let stored = tokens.permit_stored(serial, grant, &kind, &name)?;
+                // A change made from an old state would undo what was changed since.
+                if stored.0.body.split_last_chunk::<32>().is_none_or(|(blob, _)| blob != replaces.as_bytes())
+                {
+                    return Err(gone());
+                }
                 if stored.1.bool(CKA_MODIFIABLE) == Some(false) {
                     return Err(Error::new(CKR_ACTION_PROHIBITED, "the object is not modifiable"));
                 }
@@ -610,7 +614,10 @@ fn no_user_pin() -> Error {
 }
 
 fn gone() -> Error {
-    Error::new(CKR_OBJECT_HANDLE_INVALID, "the object does not exist any more, or exists already")
+    Error::new(
+        CKR_OBJECT_HANDLE_INVALID,
+        "the object does not exist any more, was changed, or exists already",
+    )
 }
 
 fn from_keystore(error: keystore::Error) -> Error {

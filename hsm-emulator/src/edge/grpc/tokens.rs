@@ -156,7 +156,9 @@ impl TokensService {
             Call::PutObject(r) => {
                 let (grant, id) = (grant(r.grant), object_id(&r.id)?);
                 let object = blob(&r.object)?;
-                let revision = self.tokens.put_object(&r.serial, grant.as_ref(), id, &object, r.create)?;
+                let replaces = (!r.replaces.is_empty()).then(|| blob(&r.replaces)).transpose()?;
+                let revision =
+                    self.tokens.put_object(&r.serial, grant.as_ref(), id, &object, replaces.as_ref())?;
                 Answer::PutObject(proto::PutObjectResponse { revision })
             }
             Call::DeleteObject(r) => {
