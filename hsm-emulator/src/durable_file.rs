@@ -21,10 +21,19 @@ pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
-/// Makes a directory and its parents, mode 0700.
+/// Makes a directory and its parents, mode 0700, each with a durable name.
 ///
 /// # Errors
 /// Whatever the file system says.
 pub fn create_dir(path: &Path) -> io::Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+    if path.is_dir() {
+        return Ok(());
+    }
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    create_dir(parent)?;
+    match fs::DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {}
+        outcome => outcome?,
+    }
+    File::open(parent)?.sync_all()
 }

@@ -299,9 +299,80 @@ fn ecdh_gives_both_sides_the_same_key() {
         let raw = point(&public_b)[2..].to_vec();
         assert_eq!(derive(&private_a, raw), derive(&private_b, point(&public_a)));
     }
+    // A shorter key is the trailing end of the secret (v3.1 section 6.3.20).
+    let derive = |len| {
+        let parameter =
+            Parameter::Ecdh1 { kdf: CKD_NULL, shared_data: Vec::new(), public_data: point(&public_b) };
+        let template = template.clone().with_ulong(CKA_VALUE_LEN, len);
+        let key = unit.derive_key(&Mechanism { kind: CKM_ECDH1_DERIVE, parameter }, &private_a, &template);
+        unit.sealed_attribute(&key.expect("derive"), CKA_VALUE).expect("value").to_vec()
+    };
+    assert_eq!(derive(16), derive(32)[16..]);
     let parameter = Parameter::Ecdh1 { kdf: CKD_NULL, shared_data: Vec::new(), public_data: vec![4; 65] };
     let outcome = unit.derive_key(&Mechanism { kind: CKM_ECDH1_DERIVE, parameter }, &private_a, &template);
     assert_eq!(code(outcome), CKR_MECHANISM_PARAM_INVALID);
+}
+
+/// A raw point whose second byte equals the number of bytes after it looks like a DER OCTET STRING.
+#[test]
+fn a_raw_point_that_looks_like_der_is_taken_for_what_it_is() {
+    let dir = tempfile::tempdir().expect("dir");
+    let unit = unit(dir.path());
+    let raw = loop {
+        let (public, _) = ec(&unit, P256, &Attributes::new());
+        let point = public.attributes().expect("attributes").get(CKA_EC_POINT).expect("point")[2..].to_vec();
+        if point[1] == 63 {
+            break point;
+        }
+    };
+    let template = Attributes::new()
+        .with_ulong(CKA_CLASS, CKO_PUBLIC_KEY)
+        .with_ulong(CKA_KEY_TYPE, CKK_EC)
+        .with(CKA_EC_PARAMS, P256)
+        .with(CKA_EC_POINT, raw.clone());
+    let key = unit.create_object(&template).expect("public key").attributes().expect("attributes");
+    assert_eq!(key.get(CKA_EC_POINT).expect("point")[2..], raw);
+}
+
+#[test]
+fn values_that_are_no_keys_are_refused_at_once() {
+    let dir = tempfile::tempdir().expect("dir");
+    let unit = unit(dir.path());
+    let scalar = |value: Vec<u8>| {
+        Attributes::new()
+            .with_ulong(CKA_CLASS, CKO_PRIVATE_KEY)
+            .with_ulong(CKA_KEY_TYPE, CKK_EC)
+            .with(CKA_EC_PARAMS, P256)
+            .with(CKA_VALUE, value)
+    };
+    for value in [vec![0; 32], vec![0xff; 32], vec![0xff; 100]] {
+        assert_eq!(code(unit.create_object(&scalar(value))), CKR_ATTRIBUTE_VALUE_INVALID);
+    }
+    // Testing a number of a million digits for primality would take for ever.
+    let parts =
+        [CKA_PRIVATE_EXPONENT, CKA_PRIME_1, CKA_PRIME_2, CKA_EXPONENT_1, CKA_EXPONENT_2, CKA_COEFFICIENT];
+    let mut rsa = Attributes::new()
+        .with_ulong(CKA_CLASS, CKO_PRIVATE_KEY)
+        .with_ulong(CKA_KEY_TYPE, CKK_RSA)
+        .with(CKA_MODULUS, vec![0xff; 256])
+        .with(CKA_PUBLIC_EXPONENT, [1, 0, 1]);
+    for part in parts {
+        rsa.set(part, vec![0xff; 1 << 20]);
+    }
+    assert_eq!(code(unit.create_object(&rsa)), CKR_ATTRIBUTE_VALUE_INVALID);
+}
+
+#[test]
+fn a_counter_never_wraps() {
+    let dir = tempfile::tempdir().expect("dir");
+    let unit = unit(dir.path());
+    let key = aes(&unit, &[1; 16]);
+    let mut counter_block = [0; 16];
+    counter_block[15] = 0xfe;
+    let mechanism =
+        Mechanism { kind: CKM_AES_CTR, parameter: Parameter::Ctr { counter_bits: 8, counter_block } };
+    unit.encrypt(&mechanism, &key, &[0; 32]).expect("two blocks are left");
+    assert_eq!(code(unit.encrypt(&mechanism, &key, &[0; 33])), CKR_DATA_LEN_RANGE);
 }
 
 /// RFC 4231 test case 2.

@@ -39,7 +39,8 @@ fn processes_that_start_at_the_same_time_share_one_instance() {
 #[test]
 fn an_initialisation_that_was_killed_is_done_anew() {
     let dir = tempfile::tempdir().expect("dir");
-    // What a kill leaves: a unit without a master key, half a unit, no instance in the keystore.
+    // What a kill leaves: the marker, a unit without a master key, half a unit, no instance in the keystore.
+    fs::write(dir.path().join("initialising"), "").expect("marker");
     let units = dir.path().join("units");
     hsm_emulator::units::CryptoUnit::create(&units.join("00"), "x").expect("unit");
     fs::create_dir_all(units.join("01")).expect("dir");
@@ -72,15 +73,50 @@ fn a_unit_with_another_master_key_takes_no_part_and_nothing_is_lost() {
     }
 }
 
+/// A keystore that was lost must not cost the master key too: it may come back from a backup.
 #[test]
-fn an_altered_unit_is_refused_by_name() {
+fn units_without_their_keystore_are_left_alone() {
     let dir = tempfile::tempdir().expect("dir");
     drop(region(dir.path(), 2));
-    let state = dir.path().join("units/01/state");
-    let mut bytes = fs::read(&state).expect("read");
-    bytes[60] ^= 1;
-    fs::write(&state, bytes).expect("write");
+    let saved = dir.path().join("saved");
+    for name in ["keystore.sqlite", "keystore.sqlite-wal", "keystore.sqlite-shm"] {
+        if dir.path().join(name).exists() {
+            fs::create_dir_all(&saved).expect("dir");
+            fs::rename(dir.path().join(name), saved.join(name)).expect("move away");
+        }
+    }
+    let before = fs::read(dir.path().join("units/00/state")).expect("state");
     let refused = Region::open(dir.path(), &Layout { region: "us-south".into(), units: 2 });
     let message = refused.err().expect("refused").to_string();
-    assert!(message.contains("units/01/state") && message.contains("CKR_IBM_TRANSPORT_INVALID"), "{message}");
+    assert!(message.contains("backup"), "{message}");
+    assert_eq!(fs::read(dir.path().join("units/00/state")).expect("state"), before);
+    for entry in fs::read_dir(dir.path()).expect("dir").map(|entry| entry.expect("entry").path()) {
+        if entry.to_string_lossy().contains("keystore.sqlite") {
+            fs::remove_file(entry).expect("remove");
+        }
+    }
+    for entry in fs::read_dir(&saved).expect("dir").map(|entry| entry.expect("entry")) {
+        fs::rename(entry.path(), dir.path().join(entry.file_name())).expect("move back");
+    }
+    region(dir.path(), 2);
+}
+
+#[test]
+fn an_altered_unit_takes_no_part_and_the_last_one_is_refused_by_name() {
+    let dir = tempfile::tempdir().expect("dir");
+    drop(region(dir.path(), 2));
+    for unit in ["01", "00"] {
+        let state = dir.path().join("units").join(unit).join("state");
+        let mut bytes = fs::read(&state).expect("read");
+        bytes[60] ^= 1;
+        fs::write(&state, bytes).expect("write");
+        if unit == "01" {
+            let region = region(dir.path(), 2);
+            assert_eq!(region.units().len(), 1);
+            region.unit().expect("the other one serves");
+        }
+    }
+    let refused = Region::open(dir.path(), &Layout { region: "us-south".into(), units: 2 });
+    let message = refused.err().expect("refused").to_string();
+    assert!(message.contains("/state") && message.contains("CKR_IBM_TRANSPORT_INVALID"), "{message}");
 }

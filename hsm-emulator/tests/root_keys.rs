@@ -75,12 +75,20 @@ fn every_changed_byte_of_a_ciphertext_is_noticed() {
     let wrapped = keys.wrap(&key.id, Some(b"0123456789abcdef"), &[]).expect("wrap");
     let json = BASE64.decode(&wrapped.ciphertext).expect("base64");
     for position in 0..json.len() {
-        let mut altered = json.clone();
-        altered[position] ^= 1;
-        if let Ok(unwrapped) = keys.unwrap(&key.id, &BASE64.encode(&altered), &[]) {
-            panic!("byte {position} changed, yet {} bytes came back", unwrapped.plaintext.len());
+        for flip in [0x01, 0x08, 0x20, 0x80, 0xff] {
+            let mut altered = json.clone();
+            altered[position] ^= flip;
+            let outcome = keys
+                .unwrap(&key.id, &BASE64.encode(&altered), &[])
+                .map(|unwrapped| unwrapped.plaintext.len());
+            assert!(matches!(outcome, Err(Error::Ciphertext(_))), "byte {position}, {flip:#x}: {outcome:?}");
         }
     }
+    // RFC 5649's integrity value over nothing: eight bytes that need no key to make.
+    let mut forged: serde_json::Value = serde_json::from_slice(&json).expect("JSON");
+    forged["ciphertext"] = "pllZpgAAAAA=".into();
+    let forged = BASE64.encode(forged.to_string());
+    assert!(matches!(keys.unwrap(&key.id, &forged, &[]).map(|_| ()), Err(Error::Ciphertext(_))));
     for text in ["", "x", "e30=", "bnVsbA==", "\u{0}", &wrapped.ciphertext[1..]] {
         assert!(matches!(keys.unwrap(&key.id, text, &[]), Err(Error::Ciphertext(_))));
     }
@@ -165,6 +173,25 @@ fn a_destroyed_key_leaves_no_blob_on_the_disk() {
     assert!(on_disk());
     keys.delete(&key.id).expect("delete");
     assert!(!on_disk());
+}
+
+/// As if one row of the keystore had been damaged: that key is refused by name, the others serve.
+#[test]
+fn a_damaged_record_costs_one_key() {
+    let dir = tempfile::tempdir().expect("dir");
+    let region = region(dir.path(), 1);
+    let keys = RootKeys::open(region.clone(), Arc::new(SystemClock)).expect("open");
+    let (good, bad) = (keys.create("good", None).expect("create"), keys.create("bad", None).expect("create"));
+    let write = hsm_emulator::keystore::Write {
+        kind: "root-key".into(),
+        id: bad.id.clone(),
+        expect: hsm_emulator::keystore::Expect::Present,
+        effect: hsm_emulator::keystore::Effect::Put(b"{".to_vec()),
+    };
+    region.keystore().commit(vec![write]).expect("damage");
+    let keys = RootKeys::open(region, Arc::new(SystemClock)).expect("open again");
+    keys.wrap(&good.id, None, &[]).expect("the good key serves");
+    assert!(matches!(keys.wrap(&bad.id, None, &[]), Err(Error::Damaged(id)) if id == bad.id));
 }
 
 #[test]

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use common::region;
 use cryptoki_sys::*;
+use hsm_emulator::keystore::{Effect, Expect, Write};
 use hsm_emulator::services::tokens::{MAX_PIN_FAILURES, Tokens, User};
 use hsm_emulator::units::{Attributes, Error, KeyBlob};
 
@@ -47,14 +48,14 @@ fn private_objects_need_the_users_login() {
     let user = f.tokens.login(&f.serial, User::User, b"user-pin").expect("user");
     let so = f.tokens.login(&f.serial, User::So, b"so-pin").expect("SO");
     let (public, private) = (data(&f.region, false), data(&f.region, true));
-    f.tokens.put_object(&f.serial, None, [1; 16], &public, true).expect("public");
+    f.tokens.put_object(&f.serial, None, [1; 16], &public, None).expect("public");
     for grant in [None, Some(&so)] {
         assert_eq!(
-            code(f.tokens.put_object(&f.serial, grant, [2; 16], &private, true)),
+            code(f.tokens.put_object(&f.serial, grant, [2; 16], &private, None)),
             CKR_USER_NOT_LOGGED_IN
         );
     }
-    f.tokens.put_object(&f.serial, Some(&user), [2; 16], &private, true).expect("private");
+    f.tokens.put_object(&f.serial, Some(&user), [2; 16], &private, None).expect("private");
     let ids = |grant| {
         let changes = f.tokens.changes(&f.serial, grant, 0).expect("changes");
         changes.stored.iter().map(|(id, _)| id[0]).collect::<Vec<_>>()
@@ -64,14 +65,17 @@ fn private_objects_need_the_users_login() {
     assert_eq!(ids(Some(&user)), [1, 2]);
     assert_eq!(code(f.tokens.delete_object(&f.serial, None, [2; 16])), CKR_USER_NOT_LOGGED_IN);
     // A private object cannot be made public by storing another in its place.
-    assert_eq!(code(f.tokens.put_object(&f.serial, None, [2; 16], &public, false)), CKR_USER_NOT_LOGGED_IN);
+    assert_eq!(
+        code(f.tokens.put_object(&f.serial, None, [2; 16], &public, Some(&private))),
+        CKR_USER_NOT_LOGGED_IN
+    );
     let revision = f.tokens.changes(&f.serial, Some(&user), 0).expect("changes").revision;
     f.tokens.delete_object(&f.serial, Some(&user), [2; 16]).expect("delete");
     let changes = f.tokens.changes(&f.serial, Some(&user), revision).expect("changes");
     assert_eq!((changes.deleted.as_slice(), changes.stored.len()), ([[2; 16]].as_slice(), 0));
     assert_eq!(code(f.tokens.delete_object(&f.serial, Some(&user), [2; 16])), CKR_OBJECT_HANDLE_INVALID);
     assert_eq!(
-        code(f.tokens.put_object(&f.serial, None, [1; 16], &public, true)),
+        code(f.tokens.put_object(&f.serial, None, [1; 16], &public, None)),
         CKR_OBJECT_HANDLE_INVALID,
         "an id is used once"
     );
@@ -84,7 +88,7 @@ fn a_grant_ends_with_the_pin_and_belongs_to_one_token() {
     let user = f.tokens.login(&f.serial, User::User, b"user-pin").expect("user");
     let private = data(&f.region, true);
     assert_eq!(
-        code(f.tokens.put_object(&other, Some(&user), [1; 16], &private, true)),
+        code(f.tokens.put_object(&other, Some(&user), [1; 16], &private, None)),
         CKR_USER_NOT_LOGGED_IN
     );
     assert_eq!(code(f.tokens.init_pin(&user, b"1234")), CKR_USER_NOT_LOGGED_IN);
@@ -136,11 +140,108 @@ fn guesses_at_the_same_time_are_no_more_than_allowed() {
     assert_eq!(compared.load(Ordering::Relaxed), MAX_PIN_FAILURES as usize);
 }
 
+/// Workers that start at the same time and all know the PIN are no attack.
+#[test]
+fn right_pins_at_the_same_time_lock_nothing() {
+    let f = fixture();
+    std::thread::scope(|scope| {
+        for _ in 0..24 {
+            // Each like a process of its own: it recognises nothing yet.
+            let tokens = Tokens::new(f.region.clone()).expect("tokens");
+            let serial = &f.serial;
+            scope.spawn(move || tokens.login(serial, User::User, b"user-pin").expect("the right PIN"));
+        }
+    });
+    assert_eq!(f.tokens.list().expect("list")[0].user_pin_failures, 0);
+}
+
+/// Two processes change an object; the one that looked before the other wrote must look again.
+#[test]
+fn a_change_from_an_old_state_is_refused() {
+    let f = fixture();
+    let unit = f.region.unit().expect("unit");
+    let first = data(&f.region, false);
+    f.tokens.put_object(&f.serial, None, [1; 16], &first, None).expect("put");
+    let label = |label: &[u8]| Attributes::new().with(CKA_LABEL, label);
+    let (one, two) =
+        [b"one", b"two"].map(|l| unit.change_object(&first, &label(l), false).expect("change")).into();
+    f.tokens.put_object(&f.serial, None, [1; 16], &one, Some(&first)).expect("the first change");
+    let outcome = f.tokens.put_object(&f.serial, None, [1; 16], &two, Some(&first));
+    assert_eq!(code(outcome), CKR_OBJECT_HANDLE_INVALID);
+}
+
+/// Whatever order they come in, nothing of before is there after the erasure.
+#[test]
+fn no_object_outlives_the_erasure_of_its_token() {
+    let f = fixture();
+    let user = f.tokens.login(&f.serial, User::User, b"user-pin").expect("user");
+    let private = data(&f.region, true);
+    std::thread::scope(|scope| {
+        for thread in 0..4u8 {
+            let (f, user, private) = (&f, &user, &private);
+            scope.spawn(move || {
+                for i in 0..100u8 {
+                    let mut id = [thread; 16];
+                    id[1] = i;
+                    if f.tokens.put_object(&f.serial, Some(user), id, private, None).is_err() {
+                        break;
+                    }
+                }
+            });
+        }
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        f.tokens.init(Some(&f.serial), b"so-pin", "erased").expect("erase");
+    });
+    let so = f.tokens.login(&f.serial, User::So, b"so-pin").expect("SO");
+    f.tokens.init_pin(&so, b"next-user").expect("init PIN");
+    let next = f.tokens.login(&f.serial, User::User, b"next-user").expect("next user");
+    assert!(f.tokens.changes(&f.serial, Some(&next), 0).expect("changes").stored.is_empty());
+}
+
+/// Somebody who can write to the keystore puts a record of their own in the place of another.
+#[test]
+fn records_that_were_moved_are_refused() {
+    let f = fixture();
+    let user = f.tokens.login(&f.serial, User::User, b"user-pin").expect("user");
+    let (public, private) = (data(&f.region, false), data(&f.region, true));
+    f.tokens.put_object(&f.serial, Some(&user), [1; 16], &public, None).expect("put");
+    f.tokens.put_object(&f.serial, Some(&user), [2; 16], &private, None).expect("put");
+    let kind = format!("object/{}", f.serial);
+    let keystore = f.region.keystore();
+    let body = keystore.get(&kind, &"01".repeat(16)).expect("read").expect("there").body;
+    let overwrite = |kind: &str, id: &str, body: Vec<u8>| {
+        let (kind, id) = (kind.to_owned(), id.to_owned());
+        keystore
+            .commit(vec![Write { kind, id, expect: Expect::Present, effect: Effect::Put(body) }])
+            .expect("write");
+    };
+    overwrite(&kind, &"02".repeat(16), body);
+    let stored = f.tokens.changes(&f.serial, Some(&user), 0).expect("changes").stored;
+    assert_eq!(stored.iter().map(|(id, _)| id[0]).collect::<Vec<_>>(), [1]);
+
+    let mine = f.tokens.init(None, b"my-so-pin", "mine").expect("init").serial;
+    let mine = keystore.get("token", &mine).expect("read").expect("there").body;
+    overwrite("token", &f.serial, mine);
+    assert_eq!(code(f.tokens.login(&f.serial, User::So, b"my-so-pin")), CKR_DEVICE_ERROR);
+}
+
+#[test]
+fn what_is_no_object_is_not_stored() {
+    let f = fixture();
+    let unit = f.region.unit().expect("unit");
+    let root_key = unit.create_root_key(b"id", None).expect("root key");
+    let grant = f.tokens.login(&f.serial, User::User, b"user-pin").expect("user");
+    for blob in [root_key, KeyBlob::parse(&grant.0).expect("blob")] {
+        let outcome = f.tokens.put_object(&f.serial, Some(&grant), [1; 16], &blob, None);
+        assert_eq!(code(outcome), CKR_OBJECT_HANDLE_INVALID);
+    }
+}
+
 #[test]
 fn a_token_is_erased_by_its_so_only() {
     let f = fixture();
     let public = data(&f.region, false);
-    f.tokens.put_object(&f.serial, None, [1; 16], &public, true).expect("put");
+    f.tokens.put_object(&f.serial, None, [1; 16], &public, None).expect("put");
     assert_eq!(code(f.tokens.init(Some(&f.serial), b"wrong", "again")), CKR_PIN_INCORRECT);
     let token = f.tokens.init(Some(&f.serial), b"so-pin", "again").expect("init again");
     assert_eq!((token.label.as_str(), token.user_pin_initialized), ("again", false));
@@ -157,6 +258,6 @@ fn an_altered_object_is_not_stored() {
     let mut bytes = data(&f.region, false).as_bytes().to_vec();
     *bytes.last_mut().expect("not empty") ^= 1;
     let altered = KeyBlob::parse(&bytes).expect("structure is whole");
-    let outcome = f.tokens.put_object(&f.serial, None, [1; 16], &altered, true);
+    let outcome = f.tokens.put_object(&f.serial, None, [1; 16], &altered, None);
     assert_eq!(code(outcome), hsm_emulator::units::vendor::CKR_IBM_BLOBKEY_CONFLICT);
 }

@@ -247,11 +247,11 @@ impl<'a> Caller<'a> {
     }
 
     fn gcm(&self, given: CK_GCM_PARAMS) -> Result<Parameter> {
+        if !(1..=128).contains(&given.ulIvLen) {
+            return Err(bad_parameter("the IV of AES-GCM has 1 to 128 bytes"));
+        }
         let iv = self.parameter_bytes(given.pIv, given.ulIvLen)?;
         let aad = self.parameter_bytes(given.pAAD, given.ulAADLen)?;
-        if !(1..=256).contains(&iv.len()) {
-            return Err(bad_parameter("the IV of AES-GCM has 1 to 256 bytes"));
-        }
         match u32::try_from(given.ulTagBits) {
             Ok(tag_bits @ 32..=128) if tag_bits % 8 == 0 => Ok(Parameter::Gcm { iv, aad, tag_bits }),
             _ => Err(bad_parameter("the tag of AES-GCM has 32 to 128 bits")),

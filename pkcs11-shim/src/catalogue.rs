@@ -129,6 +129,25 @@ impl Catalogue {
         }
     }
 
+    /// The handle that an object will have which is about to be stored.
+    pub fn expect(&mut self, id: ObjectId, handle: CK_OBJECT_HANDLE) {
+        self.handles.insert(id, handle);
+    }
+
+    /// It was not stored.
+    pub fn give_up(&mut self, id: ObjectId) {
+        self.handles.remove(&id);
+    }
+
+    /// The token objects that are here now, by id.
+    fn token_objects(&self, objects: &HandleTable<Object>) -> Vec<(ObjectId, CK_OBJECT_HANDLE)> {
+        let here = |handle: &CK_OBJECT_HANDLE| match objects.get(*handle)?.owner {
+            Owner::Token(id) => Some((id, *handle)),
+            Owner::Session(_) => None,
+        };
+        self.all.iter().filter_map(here).collect()
+    }
+
     fn unindex(&mut self, objects: &HandleTable<Object>, handle: CK_OBJECT_HANDLE) {
         if !self.all.remove(&handle) {
             return;
@@ -153,11 +172,41 @@ impl Catalogue {
 pub fn refresh(module: &Module, slot: &Slot) -> Result<()> {
     let grant = slot.user_grant();
     let private_too = grant.is_some();
-    let seen = read(&slot.catalogue).seen;
-    let since = if private_too { seen.private } else { seen.public };
-    let changes = module.backend.changes(slot.serial()?, grant.as_ref(), since)?;
-    if changes.revision != since || !changes.stored.is_empty() || !changes.deleted.is_empty() {
-        write(&slot.catalogue).apply(&module.objects, slot.id, changes, private_too);
+    let mut since = {
+        let seen = read(&slot.catalogue).seen;
+        if private_too { seen.private } else { seen.public }
+    };
+    // Who asks for everything is not told what is gone: what was here before and does not come is gone.
+    let mut missing: HashMap<ObjectId, CK_OBJECT_HANDLE> = match since {
+        0 => read(&slot.catalogue).token_objects(&module.objects).into_iter().collect(),
+        _ => HashMap::new(),
+    };
+    loop {
+        let changes = module
+            .backend
+            .changes(slot.serial()?, grant.as_ref(), since)
+            .map_err(|error| slot.note_void_grant(grant.as_ref(), error))?;
+        let more = changes.more;
+        let unchanged = changes.revision == since && changes.stored.is_empty() && changes.deleted.is_empty();
+        since = changes.revision;
+        if !missing.is_empty() {
+            for (id, _) in &changes.stored {
+                missing.remove(id);
+            }
+        }
+        if !unchanged {
+            write(&slot.catalogue).apply(&module.objects, slot.id, changes, private_too);
+        }
+        if !more {
+            break;
+        }
+    }
+    let mut catalogue = write(&slot.catalogue);
+    for handle in missing.into_values() {
+        // Without a login, private objects do not come either.
+        if private_too || module.objects.get(handle).is_some_and(|object| !object.private) {
+            catalogue.remove(&module.objects, handle);
+        }
     }
     Ok(())
 }

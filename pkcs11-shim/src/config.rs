@@ -13,6 +13,7 @@
 
 use std::env;
 use std::fs;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use cryptoki_sys::CKR_FUNCTION_FAILED;
@@ -136,8 +137,16 @@ impl Endpoint {
         if let Some(path) = text.strip_prefix("unix:") {
             return Ok(Self::Unix(path.into()));
         }
-        if text.starts_with("http://") {
-            return Ok(Self::Tcp(text.to_owned()));
+        if let Some(rest) = text.strip_prefix("http://") {
+            let authority = rest.split('/').next().unwrap_or_default();
+            let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host);
+            let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+            if host == "localhost" || address.is_ok_and(|address| address.is_loopback()) {
+                return Ok(Self::Tcp(text.to_owned()));
+            }
+            return Err(bad(format!(
+                "endpoint {text:?} is not on this machine: PINs and keys would cross the network in clear"
+            )));
         }
         Err(bad(format!("endpoint {text:?} is neither http://host:port nor unix:/path")))
     }

@@ -59,8 +59,8 @@ enum Stage {
     Ready,
     /// Blocks: the chaining value, and what waits for the next part.
     Blocks { iv: [u8; BLOCK], held: Zeroizing<Vec<u8>> },
-    /// Key stream: the counter block, and how many of its bytes are used up.
-    Counter { block: [u8; BLOCK], used: usize },
+    /// Key stream: the counter block, how many of its bytes are used up, and whether the counter is.
+    Counter { block: [u8; BLOCK], used: usize, spent: bool },
     /// Everything so far.
     Gathered(Zeroizing<Vec<u8>>),
 }
@@ -289,10 +289,13 @@ impl CipherOperation {
         let Parameter::Ctr { counter_bits, counter_block } = self.mechanism.parameter else {
             return Err(Error::new(CKR_MECHANISM_PARAM_INVALID, "not a counter"));
         };
-        let (mut block, used) = match self.stage {
-            Stage::Counter { block, used } => (block, used),
-            _ => (counter_block, 0),
+        let (mut block, used, mut spent) = match self.stage {
+            Stage::Counter { block, used, spent } => (block, used, spent),
+            _ => (counter_block, 0, false),
         };
+        if spent && !data.is_empty() {
+            return Err(Error::new(CKR_DATA_LEN_RANGE, "the data is longer than the counter lasts"));
+        }
         let input = ZeroizingCow(if used == 0 {
             Cow::Borrowed(data)
         } else {
@@ -301,8 +304,9 @@ impl CipherOperation {
         let step =
             Mechanism { kind: CKM_AES_CTR, parameter: Parameter::Ctr { counter_bits, counter_block: block } };
         let output = self.call(module, &step, &input.0)?;
-        advance(&mut block, counter_bits, (input.0.len() / BLOCK) as u128);
-        self.stage = Stage::Counter { block, used: input.0.len() % BLOCK };
+        let blocks = (input.0.len() / BLOCK) as u128;
+        spent |= blocks > 0 && advance(&mut block, counter_bits, blocks);
+        self.stage = Stage::Counter { block, used: input.0.len() % BLOCK, spent };
         Ok(match output {
             Output::Secret(mut bytes) => {
                 bytes.drain(..used);
@@ -394,12 +398,14 @@ fn output_bytes(output: &Output) -> &[u8] {
     }
 }
 
-/// Counts up the low `bits` bits of a counter block.
-fn advance(block: &mut [u8; BLOCK], bits: u32, blocks: u128) {
+/// Counts up the low `bits` bits of a counter block; true if that used up the last count, and the block is back
+/// where a key stream would repeat. The unit refuses to go past it.
+fn advance(block: &mut [u8; BLOCK], bits: u32, blocks: u128) -> bool {
     let value = u128::from_be_bytes(*block);
     let mask = 1u128.checked_shl(bits).map_or(u128::MAX, |limit| limit - 1);
     let counted = value.wrapping_add(blocks) & mask | value & !mask;
     *block = counted.to_be_bytes();
+    counted & mask == 0
 }
 
 const BLOCK: usize = 16;
@@ -411,11 +417,11 @@ mod tests {
     #[test]
     fn a_counter_wraps_within_its_bits() {
         let mut block = [0xff; BLOCK];
-        advance(&mut block, 8, 1);
+        assert!(advance(&mut block, 8, 1));
         assert_eq!(block[15], 0);
         assert_eq!(block[14], 0xff);
         let mut block = [0xff; BLOCK];
-        advance(&mut block, 128, 2);
+        assert!(!advance(&mut block, 128, 2));
         assert_eq!(block, 1u128.to_be_bytes());
     }
 }

@@ -36,6 +36,16 @@ pub fn adopt() -> u64 {
     process()
 }
 
+/// Has the three functions called around every `fork` of this process: before it, and after it in the parent
+/// and in the child. They stay registered for ever, as the library stays mapped.
+pub fn register_handlers(prepare: extern "C" fn(), parent: extern "C" fn(), child: extern "C" fn()) {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| {
+        // SAFETY: the functions are valid for ever. A failure (no memory) leaves things as they were.
+        let _ = unsafe { libc::pthread_atfork(Some(prepare), Some(parent), Some(child)) };
+    });
+}
+
 fn map_page() {
     // SAFETY: a fresh private anonymous mapping; nothing else points into it.
     let mapped = unsafe {

@@ -1,6 +1,9 @@
 //! The library's state between `C_Initialize` and `C_Finalize` (section 5.4).
 
+use std::any::Any;
+use std::cell::RefCell;
 use std::io::Write;
+use std::panic::catch_unwind;
 use std::sync::{Arc, RwLock};
 
 use arc_swap::{ArcSwapOption, Guard};
@@ -89,6 +92,7 @@ pub fn initialize() -> Result<()> {
     }
     // Before anything is opened: what a later child inherits must be known to be its parent's.
     fork::adopt();
+    fork::register_handlers(before_fork, after_fork_in_parent, after_fork_in_child);
     leave_parent_behind();
     let module =
         Config::load().and_then(|config| Module::new(backend::open(&config)?)).inspect_err(|error| {
@@ -141,6 +145,29 @@ pub fn library_version() -> CK_VERSION {
         major: number(env!("CARGO_PKG_VERSION_MAJOR")),
         minor: number(env!("CARGO_PKG_VERSION_MINOR")),
     }
+}
+
+thread_local! {
+    /// What the backend holds back while this thread forks.
+    static FORKING: RefCell<Option<Box<dyn Any>>> = const { RefCell::new(None) };
+}
+
+extern "C" fn before_fork() {
+    // A panic may not leave a function that C calls.
+    let _ = catch_unwind(|| {
+        let Ok(module) = current() else { return };
+        let held = module.as_ref().map(|module| module.backend.before_fork());
+        let _ = FORKING.try_with(|forking| *forking.borrow_mut() = held);
+    });
+}
+
+extern "C" fn after_fork_in_parent() {
+    let _ = catch_unwind(|| FORKING.try_with(|forking| drop(forking.borrow_mut().take())));
+}
+
+extern "C" fn after_fork_in_child() {
+    // What is held is the parent's: not even its locks are opened here.
+    let _ = catch_unwind(|| FORKING.try_with(|forking| std::mem::forget(forking.borrow_mut().take())));
 }
 
 /// A child process inherits its parent's module. Its sockets and files are the parent's: forget them, unclosed.

@@ -122,20 +122,30 @@ impl Destination {
     pub fn place(&self, module: &Module, session: &Session, blob: KeyBlob) -> Result<CK_OBJECT_HANDLE> {
         let slot = &session.slot;
         let handle = crate::handles::HandleTable::<Object>::reserve();
-        let object = if self.token {
-            let mut id = ObjectId::default();
-            hsm_emulator::units::random::fill(&mut id)?;
-            let object = Object::new(slot.id, Owner::Token(id), blob)?;
-            require_login_for(session, object.private)?;
-            module.backend.put_object(slot.serial()?, slot.user_grant().as_ref(), id, &object.blob, true)?;
-            object
-        } else {
+        if !self.token {
             let object = Object::new(slot.id, Owner::Session(session.handle), blob)?;
+            // With the catalogue held: a logout or the session's end comes before all of this, or after.
+            let mut catalogue = write(&slot.catalogue);
             require_login_for(session, object.private)?;
             session.own(handle)?;
-            object
-        };
-        write(&slot.catalogue).insert(&module.objects, handle, object);
+            catalogue.insert(&module.objects, handle, object);
+            return Ok(handle);
+        }
+        let mut id = ObjectId::default();
+        hsm_emulator::units::random::fill(&mut id)?;
+        let object = Object::new(slot.id, Owner::Token(id), blob)?;
+        require_login_for(session, object.private)?;
+        let grant = slot.user_grant();
+        // The handle is known before the object is stored: a search that finds it first uses the same.
+        write(&slot.catalogue).expect(id, handle);
+        let stored = module.backend.put_object(slot.serial()?, grant.as_ref(), id, &object.blob, None);
+        let mut catalogue = write(&slot.catalogue);
+        if let Err(error) = stored {
+            catalogue.give_up(id);
+            drop(catalogue);
+            return Err(slot.note_void_grant(grant.as_ref(), error));
+        }
+        catalogue.insert(&module.objects, handle, object);
         Ok(handle)
     }
 }
@@ -189,7 +199,11 @@ pub fn destroy_object(module: &Module, session: &Session, handle: CK_OBJECT_HAND
     match object.owner {
         Owner::Token(id) => {
             let slot = &session.slot;
-            module.backend.delete_object(slot.serial()?, slot.user_grant().as_ref(), id)?;
+            let grant = slot.user_grant();
+            module
+                .backend
+                .delete_object(slot.serial()?, grant.as_ref(), id)
+                .map_err(|error| slot.note_void_grant(grant.as_ref(), error))?;
         }
         Owner::Session(owner) => {
             if let Some(owner) = module.sessions.get(owner) {
@@ -252,22 +266,37 @@ pub fn set_attribute_value(
     handle: CK_OBJECT_HANDLE,
     template: &Attributes,
 ) -> Result<()> {
-    let object = module.object(session, handle)?;
-    if let Owner::Token(_) = object.owner {
-        session.require_rw()?;
+    loop {
+        let object = module.object(session, handle)?;
+        if let Owner::Token(_) = object.owner {
+            session.require_rw()?;
+        }
+        if object.attributes.bool(CKA_MODIFIABLE) == Some(false) {
+            return Err(Error::new(CKR_ACTION_PROHIBITED, "the object may not be changed"));
+        }
+        let blob = module.backend.change_object(&object.blob, template, false)?;
+        let changed = Object::new(object.slot, object.owner, blob)?;
+        require_login_for(session, changed.private)?;
+        let slot = &session.slot;
+        if let Owner::Token(id) = object.owner {
+            let grant = slot.user_grant();
+            let (serial, replaces) = (slot.serial()?, Some(&object.blob));
+            match module.backend.put_object(serial, grant.as_ref(), id, &changed.blob, replaces) {
+                // Another process changed or destroyed it: look at it as it is now, and change that.
+                Err(error) if error.code == CKR_OBJECT_HANDLE_INVALID => {
+                    catalogue::refresh(module, slot)?;
+                    let now = module.object(session, handle)?;
+                    if now.blob == object.blob {
+                        return Err(error);
+                    }
+                    continue;
+                }
+                stored => stored.map_err(|error| slot.note_void_grant(grant.as_ref(), error))?,
+            }
+        }
+        write(&slot.catalogue).insert(&module.objects, handle, changed);
+        return Ok(());
     }
-    if object.attributes.bool(CKA_MODIFIABLE) == Some(false) {
-        return Err(Error::new(CKR_ACTION_PROHIBITED, "the object may not be changed"));
-    }
-    let blob = module.backend.change_object(&object.blob, template, false)?;
-    let changed = Object::new(object.slot, object.owner, blob)?;
-    require_login_for(session, changed.private)?;
-    let slot = &session.slot;
-    if let Owner::Token(id) = object.owner {
-        module.backend.put_object(slot.serial()?, slot.user_grant().as_ref(), id, &changed.blob, false)?;
-    }
-    write(&slot.catalogue).insert(&module.objects, handle, changed);
-    Ok(())
 }
 
 /// `C_FindObjectsInit`. The search is done here; `C_FindObjects` hands it out.

@@ -200,4 +200,5 @@ pub fn gather(gathered: &mut Vec<u8>, data: &[u8]) -> Result<()> {
     Ok(())
 }
 
-const MAX_GATHERED_BYTES: usize = 64 << 20;
+/// 64 MiB, and a tag.
+const MAX_GATHERED_BYTES: usize = (64 << 20) + 16;

@@ -181,6 +181,9 @@ pub fn login(module: &Module, session: &Session, user_type: CK_USER_TYPE, pin: &
     // Checking a PIN takes its time: no lock is held.
     let grant = module.backend.login(session.slot.serial()?, user, pin)?;
     let mut usage = write(&session.slot.usage);
+    if module.sessions.get(session.handle).is_none() {
+        return Err(Error::new(CKR_SESSION_CLOSED, "the session was closed during the call"));
+    }
     check_login(&usage, user)?;
     usage.login = match user {
         User::User => Login::User(grant),
@@ -201,14 +204,17 @@ pub fn logout(module: &Module, session: &Session) -> Result<()> {
         }
         usage.login = Login::Public;
     }
+    // With the catalogue held: who saw the login has entered the object by now.
+    let mut catalogue = write(&session.slot.catalogue);
     let private =
         module.objects.matching(|o| o.slot == session.slot.id && o.private && o.session().is_some());
     for (handle, object) in private {
-        write(&session.slot.catalogue).remove(&module.objects, handle);
+        catalogue.remove(&module.objects, handle);
         if let Some(owner) = object.session().and_then(|owner| module.sessions.get(owner)) {
             owner.disown(handle);
         }
     }
+    drop(catalogue);
     for (_, other) in module.sessions.matching(|other| other.slot.id == session.slot.id) {
         other.operations().end_all_with_private_keys();
     }

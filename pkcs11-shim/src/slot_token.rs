@@ -74,6 +74,18 @@ impl Slot {
             _ => None,
         }
     }
+
+    /// Looks at an error that the backend gave for a grant: if the grant is void, since the PIN was changed
+    /// elsewhere, nobody is logged in any more, and may log in with the new PIN.
+    pub fn note_void_grant(&self, grant: Option<&Grant>, error: Error) -> Error {
+        if error.code == CKR_USER_NOT_LOGGED_IN {
+            let mut usage = write(&self.usage);
+            if matches!((&usage.login, grant), (Login::User(held), Some(void)) if held.0 == void.0) {
+                usage.login = Login::Public;
+            }
+        }
+        error
+    }
 }
 
 /// Puts tokens into slots: known ones stay where they are, new ones get a slot whose number is the low

@@ -125,6 +125,76 @@ fn a_child_process_must_initialise_for_itself() {
     assert_eq!(call!(C_Finalize(null_mut())), CKR_OK);
 }
 
+/// SQLite keeps its locks by process: a child that went on with what it inherited would write into a log that
+/// its parent, or anybody, deletes under it.
+#[test]
+fn what_a_child_stores_is_there_whatever_its_parent_does() {
+    let _lock = ONE_AT_A_TIME.lock().unwrap();
+    for parent_writes_on in [false, true] {
+        assert_eq!(initialize(), CKR_OK);
+        let session = open_somewhere();
+        assert_eq!(store(session, b"parent, before"), CKR_OK);
+        let stop = AtomicBool::new(false);
+        let child = std::thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| {
+                    while parent_writes_on && !stop.load(Ordering::Relaxed) {
+                        assert_eq!(store(session, b"parent, meanwhile"), CKR_OK);
+                    }
+                });
+            }
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            // SAFETY: the child calls the library alone, which is what is being tested, and leaves by _exit.
+            let child = unsafe { libc::fork() };
+            if child == 0 {
+                std::thread::sleep(std::time::Duration::from_millis(100));
+                let codes = [
+                    call!(C_Initialize(null_mut())),
+                    store(open_somewhere(), b"child"),
+                    call!(C_Finalize(null_mut())),
+                ];
+                // SAFETY: ends the child without what its parent registered for its own end.
+                unsafe { libc::_exit(i32::from(codes != [CKR_OK; 3])) };
+            }
+            stop.store(true, Ordering::Relaxed);
+            child
+        });
+        // The last one to close the database deletes its log, unless the child has it open.
+        assert_eq!(call!(C_Finalize(null_mut())), CKR_OK);
+        let mut status = 0;
+        // SAFETY: waits for the child made above.
+        assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+        assert_eq!(status, 0);
+        assert_eq!(initialize(), CKR_OK);
+        assert_eq!(found(open_somewhere(), b"child"), 1);
+        assert_eq!(call!(C_Finalize(null_mut())), CKR_OK);
+        support::forget_state();
+    }
+}
+
+/// Stores a public data object of this label on the token.
+fn store(session: CK_SESSION_HANDLE, label: &[u8]) -> CK_RV {
+    let (mut class, mut yes, mut label) = ([CKO_DATA], [CK_TRUE], label.to_vec());
+    let mut template = [
+        support::attribute(CKA_CLASS, &mut class),
+        support::attribute(CKA_TOKEN, &mut yes),
+        support::attribute(CKA_LABEL, &mut label),
+    ];
+    let mut object = 0;
+    call!(C_CreateObject(session, template.as_mut_ptr(), 3, &raw mut object))
+}
+
+/// How many objects have this label.
+fn found(session: CK_SESSION_HANDLE, label: &[u8]) -> CK_ULONG {
+    let mut label = label.to_vec();
+    let mut template = [support::attribute(CKA_LABEL, &mut label)];
+    assert_eq!(call!(C_FindObjectsInit(session, template.as_mut_ptr(), 1)), CKR_OK);
+    let (mut handles, mut count) = ([0; 16], 0);
+    assert_eq!(call!(C_FindObjects(session, handles.as_mut_ptr(), 16, &raw mut count)), CKR_OK);
+    assert_eq!(call!(C_FindObjectsFinal(session)), CKR_OK);
+    count
+}
+
 /// A session with the first token, which is made if there is none.
 fn open_somewhere() -> CK_SESSION_HANDLE {
     let (mut slots, mut count) = ([0; 8], 8);

@@ -30,6 +30,7 @@ pub struct RequestBody(Arc<Shared>);
 
 struct Shared {
     body: Mutex<Body>,
+    empty: bool,
     touched: AtomicBool,
     ended: AtomicBool,
 }
@@ -38,6 +39,7 @@ impl RequestBody {
     /// Takes a body.
     pub fn new(body: Body) -> Self {
         Self(Arc::new(Shared {
+            empty: body.is_end_stream(),
             body: Mutex::new(body),
             touched: AtomicBool::new(false),
             ended: AtomicBool::new(false),
@@ -45,13 +47,16 @@ impl RequestBody {
     }
 
     /// Deals with what nobody has read. True if the connection can be used again.
+    ///
+    /// A client that waits for `100 Continue` gets it when the body is first read, unless the body is
+    /// empty. Without it, Python's SDKs take the next answer on this connection for garbage.
     pub async fn finish(self, client_waits: bool) -> bool {
+        // Reading now would make the server ask for a body that nobody wants.
+        if client_waits && (self.0.empty || !self.0.touched.load(Ordering::Relaxed)) {
+            return false;
+        }
         if self.0.ended.load(Ordering::Relaxed) || self.lock().is_end_stream() {
             return true;
-        }
-        // Reading would make the server ask for a body that the client has not sent yet.
-        if client_waits && !self.0.touched.load(Ordering::Relaxed) {
-            return false;
         }
         let mut rest = std::mem::take(&mut *self.lock());
         let drain = async {
@@ -95,5 +100,29 @@ impl http_body::Body for RequestBody {
 
     fn size_hint(&self) -> SizeHint {
         http_body::Body::size_hint(&*self.lock())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn reusable(body: Body, read: bool, client_waits: bool) -> bool {
+        let body = RequestBody::new(body);
+        if read {
+            let mut reader = Body::http_body(body.clone());
+            while reader.next().await.is_some() {}
+        }
+        body.finish(client_waits).await
+    }
+
+    #[tokio::test]
+    async fn a_connection_closes_when_its_client_was_not_told_to_continue() {
+        let some = || Body::from(Bytes::from_static(b"x"));
+        assert!(reusable(some(), true, true).await);
+        assert!(!reusable(some(), false, true).await);
+        assert!(!reusable(Body::empty(), true, true).await);
+        assert!(reusable(Body::empty(), false, false).await);
+        assert!(reusable(some(), false, false).await);
     }
 }

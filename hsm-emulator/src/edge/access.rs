@@ -58,9 +58,12 @@ impl Interceptor for BearerToken {
             .map(|(_, token)| token.trim());
         match presented {
             Some(token) if self.is(token) => Ok(request),
-            _ => Err(Status::unauthenticated(
-                "the call needs 'authorization: Bearer <API key>' with a valid key",
-            )),
+            _ => {
+                tracing::warn!(presented = presented.is_some(), "a call without a valid API key was refused");
+                Err(Status::unauthenticated(
+                    "the call needs 'authorization: Bearer <API key>' with a valid key",
+                ))
+            }
         }
     }
 }

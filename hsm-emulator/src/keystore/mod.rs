@@ -28,8 +28,19 @@ pub struct Write {
     pub id: String,
     /// What must be true before; else nothing of the batch is written.
     pub expect: Expect,
-    /// The new body; `None` deletes.
-    pub body: Option<Vec<u8>>,
+    /// What becomes of it.
+    pub effect: Effect,
+}
+
+/// What a write does to its record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// A new body.
+    Put(Vec<u8>),
+    /// The record is deleted.
+    Delete,
+    /// Nothing: the precondition alone counts.
+    Keep,
 }
 
 /// The precondition of a write.
@@ -52,6 +63,17 @@ pub struct Change {
     pub id: String,
     /// The record as it is now; `None` if it is gone.
     pub record: Option<Record>,
+}
+
+/// A piece of the change log.
+#[derive(Clone, Debug, Default)]
+pub struct Changes {
+    /// One entry for each record that changed, in the order of their last change.
+    pub changes: Vec<Change>,
+    /// Where to go on.
+    pub revision: u64,
+    /// Is there more to be had at once?
+    pub more: bool,
 }
 
 /// What can go wrong.

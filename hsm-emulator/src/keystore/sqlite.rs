@@ -3,19 +3,31 @@
 //! Several processes may open one database. Within a process, commits that wait at the same time share one
 //! transaction, so one fsync serves them all: whoever gets the connection first writes for everybody.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use parking_lot::{ArcMutexGuard, RawMutex};
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, TransactionBehavior, params};
 
-use super::{Change, Error, Expect, Record, Result, Write};
+use super::{Change, Changes, Effect, Error, Expect, Record, Result, Write};
 
 /// A keystore in one file.
 pub struct SqliteKeystore {
+    path: PathBuf,
     waiting: Mutex<Vec<Arc<Commit>>>,
-    writer: Mutex<Connection>,
-    reader: Mutex<Connection>,
+    /// `None` after a fork, until it is used again.
+    writer: Slot,
+    /// See `writer`.
+    reader: Slot,
+}
+
+type Slot = Arc<parking_lot::Mutex<Option<Connection>>>;
+
+/// A keystore with its connections closed, and nobody able to open one, until this is dropped.
+pub struct Suspended {
+    _writer: ArcMutexGuard<RawMutex, Option<Connection>>,
+    _reader: ArcMutexGuard<RawMutex, Option<Connection>>,
 }
 
 /// A batch on its way to the disk.
@@ -33,7 +45,18 @@ impl SqliteKeystore {
         let writer = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)?;
         migrate(&writer)?;
         let reader = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
-        Ok(Self { waiting: Mutex::default(), writer: Mutex::new(writer), reader: Mutex::new(reader) })
+        let slot = |connection| Arc::new(parking_lot::Mutex::new(Some(connection)));
+        let waiting = Mutex::default();
+        Ok(Self { path: path.to_owned(), waiting, writer: slot(writer), reader: slot(reader) })
+    }
+
+    /// Closes the connections, before a fork: SQLite keeps its locks by process, and a child that inherited open
+    /// connections would believe that it holds locks which it does not. They are opened again when they are
+    /// needed.
+    pub fn suspend(&self) -> Suspended {
+        let (mut writer, mut reader) = (self.writer.lock_arc(), self.reader.lock_arc());
+        drop((writer.take(), reader.take()));
+        Suspended { _writer: writer, _reader: reader }
     }
 
     /// A record.
@@ -41,7 +64,8 @@ impl SqliteKeystore {
     /// # Errors
     /// [`Error::Database`].
     pub fn get(&self, kind: &str, id: &str) -> Result<Option<Record>> {
-        let reader = lock(&self.reader);
+        let mut slot = self.reader.lock();
+        let reader = self.connection(&mut slot)?;
         let mut statement = reader
             .prepare_cached("SELECT kind, id, version, body FROM records WHERE kind = ?1 AND id = ?2")?;
         Ok(statement.query_row(params![kind, id], record).optional()?)
@@ -52,7 +76,8 @@ impl SqliteKeystore {
     /// # Errors
     /// [`Error::Database`].
     pub fn scan(&self, kind: &str) -> Result<Vec<Record>> {
-        let reader = lock(&self.reader);
+        let mut slot = self.reader.lock();
+        let reader = self.connection(&mut slot)?;
         let mut statement = reader
             .prepare_cached("SELECT kind, id, version, body FROM records WHERE kind = ?1 ORDER BY id")?;
         let records = statement.query_map(params![kind], record)?.collect::<rusqlite::Result<_>>()?;
@@ -66,13 +91,13 @@ impl SqliteKeystore {
     pub fn commit(&self, writes: Vec<Write>) -> Result<u64> {
         let commit = Arc::new(Commit { writes, outcome: Mutex::default() });
         lock(&self.waiting).push(commit.clone());
-        let mut connection = lock(&self.writer);
+        let mut slot = self.writer.lock();
         if lock(&commit.outcome).is_none() {
             // Nobody wrote it while this thread waited for the connection: write it, and all that wait with it.
             let group = std::mem::take(&mut *lock(&self.waiting));
-            write_group(&mut connection, &group);
+            write_group(self.connection(&mut slot), &group);
         }
-        drop(connection);
+        drop(slot);
         let outcome = lock(&commit.outcome).take();
         outcome.unwrap_or_else(|| Err(Error::Database("a commit was interrupted".into())))
     }
@@ -80,48 +105,68 @@ impl SqliteKeystore {
     /// Moves the write-ahead log into the database and empties it, so that no deleted body stays in it.
     ///
     /// # Errors
-    /// [`Error::Database`].
+    /// [`Error::Database`], also if a reader of another process keeps the log in use.
     pub fn erase_log(&self) -> Result<()> {
-        let writer = lock(&self.writer);
-        writer.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
+        let mut slot = self.writer.lock();
+        let writer = self.connection(&mut slot)?;
+        let busy: bool = writer.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
+        if busy {
+            return Err(Error::Database(
+                "deleted, but another process keeps the old log from being erased".into(),
+            ));
+        }
         Ok(())
     }
 
-    /// Changes to records of a kind after a revision, one for each record, and the revision reached.
+    /// Changes to records of a kind after a revision; after 0, the records that there are. At most about
+    /// 16 MiB at once.
     ///
     /// # Errors
     /// [`Error::Database`].
-    pub fn changes(&self, kind: &str, since: u64) -> Result<(Vec<Change>, u64)> {
-        let mut reader = lock(&self.reader);
+    pub fn changes(&self, kind: &str, since: u64) -> Result<Changes> {
+        let mut slot = self.reader.lock();
+        let reader = self.connection(&mut slot)?;
         // One transaction: what is read and the revision belong together.
         let transaction = reader.transaction()?;
         let head: u64 = transaction
             .prepare_cached("SELECT COALESCE(MAX(revision), 0) FROM changes")?
             .query_row([], |row| row.get::<_, i64>(0))? as u64;
+        let mut found = Changes { revision: head, ..Changes::default() };
         if head == since {
-            return Ok((Vec::new(), head));
+            return Ok(found);
         }
-        let changes = transaction
-            .prepare_cached(
-                "SELECT MAX(c.revision), c.id, r.version, r.body FROM changes c
-                 LEFT JOIN records r ON r.kind = c.kind AND r.id = c.id
-                 WHERE c.kind = ?1 AND c.revision > ?2 GROUP BY c.id ORDER BY 1",
-            )?
-            .query_map(params![kind, since as i64], |row| {
-                let id: String = row.get(1)?;
-                let record = match row.get::<_, Option<i64>>(2)? {
-                    Some(version) => Some(Record {
-                        kind: kind.to_owned(),
-                        id: id.clone(),
-                        version: version as u64,
-                        body: row.get(3)?,
-                    }),
-                    None => None,
-                };
-                Ok(Change { revision: row.get::<_, i64>(0)? as u64, id, record })
-            })?
-            .collect::<rusqlite::Result<_>>()?;
-        Ok((changes, head))
+        let mut statement = transaction.prepare_cached(
+            "SELECT MAX(c.revision), c.id, r.version, r.body FROM changes c
+             LEFT JOIN records r ON r.kind = c.kind AND r.id = c.id
+             WHERE c.kind = ?1 AND c.revision > ?2 AND (?2 > 0 OR r.version IS NOT NULL) GROUP BY c.id ORDER BY 1",
+        )?;
+        let mut rows = statement.query(params![kind, since as i64])?;
+        let mut bytes = 0;
+        while let Some(row) = rows.next()? {
+            if bytes > MAX_CHANGES_BYTES {
+                found.more = true;
+                found.revision = found.changes.last().map_or(since, |change: &Change| change.revision);
+                break;
+            }
+            let id: String = row.get(1)?;
+            let record = match row.get::<_, Option<i64>>(2)? {
+                Some(version) => {
+                    let body: Vec<u8> = row.get(3)?;
+                    bytes += body.len();
+                    Some(Record { kind: kind.to_owned(), id: id.clone(), version: version as u64, body })
+                }
+                None => None,
+            };
+            found.changes.push(Change { revision: row.get::<_, i64>(0)? as u64, id, record });
+        }
+        Ok(found)
+    }
+
+    fn connection<'a>(&self, slot: &'a mut Option<Connection>) -> Result<&'a mut Connection> {
+        match slot {
+            Some(connection) => Ok(connection),
+            None => Ok(slot.insert(connect(&self.path, OpenFlags::SQLITE_OPEN_READ_WRITE)?)),
+        }
     }
 }
 
@@ -148,8 +193,8 @@ fn migrate(connection: &Connection) -> Result<()> {
 }
 
 /// One transaction for the group, one savepoint for each commit: a conflict undoes only its own.
-fn write_group(connection: &mut Connection, group: &[Arc<Commit>]) {
-    let outcomes = try_write_group(connection, group);
+fn write_group(connection: Result<&mut Connection>, group: &[Arc<Commit>]) {
+    let outcomes = connection.and_then(|connection| Ok(try_write_group(connection, group)?));
     for (i, commit) in group.iter().enumerate() {
         let outcome = match &outcomes {
             Ok(outcomes) => match &outcomes[i] {
@@ -200,13 +245,14 @@ fn apply(connection: &Connection, write: &Write) -> rusqlite::Result<Outcome> {
     if !holds {
         return Ok(Err((write.kind.clone(), write.id.clone())));
     }
-    match &write.body {
-        Some(body) => connection
+    match &write.effect {
+        Effect::Keep => return Ok(Ok(0)),
+        Effect::Put(body) => connection
             .prepare_cached(
                 "INSERT OR REPLACE INTO records (kind, id, version, body) VALUES (?1, ?2, ?3, ?4)",
             )?
             .execute(params![write.kind, write.id, current.unwrap_or(0) + 1, body])?,
-        None => connection
+        Effect::Delete => connection
             .prepare_cached("DELETE FROM records WHERE kind = ?1 AND id = ?2")?
             .execute(params![write.kind, write.id])?,
     };
@@ -248,6 +294,8 @@ const SCHEMA: &str = "
     CREATE INDEX IF NOT EXISTS changes_by_kind ON changes (kind, revision);
     PRAGMA user_version = 1;
     COMMIT;";
+/// Bodies in one answer of [`SqliteKeystore::changes`], in bytes, give or take one body.
+const MAX_CHANGES_BYTES: usize = 16 << 20;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
@@ -255,7 +303,8 @@ mod tests {
     use super::*;
 
     fn write(id: &str, expect: Expect, body: Option<&[u8]>) -> Write {
-        Write { kind: "k".into(), id: id.into(), expect, body: body.map(Into::into) }
+        let effect = body.map_or(Effect::Delete, |body| Effect::Put(body.into()));
+        Write { kind: "k".into(), id: id.into(), expect, effect }
     }
 
     #[test]
@@ -275,18 +324,76 @@ mod tests {
         let path = dir.path().join("k");
         let keystore = SqliteKeystore::open(&path).expect("open");
         keystore.commit(vec![write("a", Expect::Absent, Some(b"1"))]).expect("1");
-        let (_, seen) = keystore.changes("k", 0).expect("all");
+        let seen = keystore.changes("k", 0).expect("all").revision;
         keystore.commit(vec![write("a", Expect::Version(1), Some(b"2"))]).expect("2");
         keystore.commit(vec![write("b", Expect::Absent, Some(b"1"))]).expect("3");
         keystore.commit(vec![write("b", Expect::Present, None)]).expect("4");
         // A second process sees the same.
         let other = SqliteKeystore::open(&path).expect("open again");
-        let (changes, head) = other.changes("k", seen).expect("changes");
-        assert_eq!(head, 4);
+        let found = other.changes("k", seen).expect("changes");
+        let changes = found.changes;
+        assert_eq!((found.revision, found.more), (4, false));
         assert_eq!(changes.len(), 2);
         assert_eq!(changes[0].record.as_ref().map(|r| (r.version, r.body.clone())), Some((2, b"2".to_vec())));
         assert_eq!((changes[1].id.as_str(), &changes[1].record), ("b", &None));
-        assert!(other.changes("k", head).expect("none").0.is_empty());
+        assert!(other.changes("k", 4).expect("none").changes.is_empty());
+        let all = other.changes("k", 0).expect("all").changes;
+        assert_eq!(all.len(), 1, "who starts anew need not hear of what is gone");
+    }
+
+    #[test]
+    fn a_long_log_comes_in_pieces() {
+        let dir = tempfile::tempdir().expect("dir");
+        let keystore = SqliteKeystore::open(&dir.path().join("k")).expect("open");
+        let body = vec![7; 3 << 20];
+        for i in 0..20 {
+            keystore.commit(vec![write(&i.to_string(), Expect::Absent, Some(&body))]).expect("commit");
+        }
+        let (mut since, mut ids, mut pieces) = (0, Vec::new(), 0);
+        loop {
+            let found = keystore.changes("k", since).expect("changes");
+            assert!(found.changes.len() < 10);
+            ids.extend(found.changes.into_iter().map(|change| change.id));
+            (since, pieces) = (found.revision, pieces + 1);
+            if !found.more {
+                break;
+            }
+        }
+        assert_eq!((ids.len(), since), (20, 20));
+        assert!(pieces > 2);
+    }
+
+    #[test]
+    fn a_write_that_keeps_only_checks() {
+        let dir = tempfile::tempdir().expect("dir");
+        let keystore = SqliteKeystore::open(&dir.path().join("k")).expect("open");
+        keystore.commit(vec![write("a", Expect::Absent, Some(b"1"))]).expect("first");
+        let keep = |expect| Write { kind: "k".into(), id: "a".into(), expect, effect: Effect::Keep };
+        keystore
+            .commit(vec![keep(Expect::Version(1)), write("b", Expect::Absent, Some(b"2"))])
+            .expect("holds");
+        let refused = keystore.commit(vec![keep(Expect::Version(2)), write("c", Expect::Absent, Some(b"3"))]);
+        assert!(matches!(refused, Err(Error::Conflict { .. })));
+        assert_eq!(keystore.get("k", "a").expect("read").map(|record| record.version), Some(1));
+    }
+
+    /// As if another process had the database open for reading while something secret is deleted.
+    #[test]
+    fn an_erasure_that_a_reader_prevents_is_reported() {
+        let dir = tempfile::tempdir().expect("dir");
+        let path = dir.path().join("k");
+        let keystore = SqliteKeystore::open(&path).expect("open");
+        let writer = keystore.writer.lock();
+        writer.as_ref().expect("open").busy_timeout(Duration::from_millis(10)).expect("timeout");
+        drop(writer);
+        keystore.commit(vec![write("a", Expect::Absent, Some(b"1"))]).expect("commit");
+        let mut other = Connection::open(&path).expect("open");
+        let reading = other.transaction().expect("transaction");
+        reading.query_row("SELECT COUNT(*) FROM records", [], |_| Ok(())).expect("read");
+        keystore.commit(vec![write("a", Expect::Present, None)]).expect("commit");
+        assert!(keystore.erase_log().is_err());
+        drop(reading);
+        keystore.erase_log().expect("nobody reads");
     }
 
     #[test]
@@ -305,6 +412,22 @@ mod tests {
             }
         });
         assert_eq!(keystore.scan("k").expect("scan").len(), 400);
+    }
+
+    #[test]
+    fn a_suspended_keystore_goes_on_where_it_was() {
+        let dir = tempfile::tempdir().expect("dir");
+        let keystore = SqliteKeystore::open(&dir.path().join("k")).expect("open");
+        keystore.commit(vec![write("a", Expect::Absent, Some(b"1"))]).expect("commit");
+        std::thread::scope(|scope| {
+            let suspended = keystore.suspend();
+            let waiting = scope.spawn(|| keystore.commit(vec![write("b", Expect::Absent, Some(b"2"))]));
+            std::thread::sleep(Duration::from_millis(20));
+            assert!(!waiting.is_finished());
+            drop(suspended);
+            waiting.join().expect("thread").expect("commit");
+        });
+        assert_eq!(keystore.scan("k").expect("scan").len(), 2);
     }
 
     #[test]

@@ -8,33 +8,53 @@ use zeroize::Zeroizing;
 use crate::units::{Attributes, CryptoUnit, Error, KeyBlob, Result, random};
 use cryptoki_sys::{CKR_DEVICE_ERROR, CKR_PIN_LEN_RANGE};
 
-/// Seals what is needed to check a PIN: salt and hash.
+/// Seals what is needed to check a PIN: salt, hash and the cost of computing it, tied to its owner.
 ///
 /// # Errors
 /// `CKR_PIN_LEN_RANGE` if the PIN has not 4 to 255 bytes.
-pub fn seal(unit: &CryptoUnit, pin: &[u8]) -> Result<KeyBlob> {
-    if !(MIN_BYTES..=MAX_BYTES).contains(&pin.len()) {
-        return Err(Error::new(CKR_PIN_LEN_RANGE, "a PIN has 4 to 255 bytes"));
-    }
+pub fn seal(unit: &CryptoUnit, owner: &[u8], pin: &[u8]) -> Result<KeyBlob> {
+    check_len(pin)?;
     let salt = random::array::<16>()?;
-    let secret = Attributes::new().with(SALT, salt).with(HASH, hash(pin, &salt)?.as_slice());
+    let secret = Attributes::new()
+        .with(OWNER, owner)
+        .with(SALT, salt)
+        .with_ulong(MEMORY, MEMORY_KIB.into())
+        .with_ulong(PASSES, DEFAULT_PASSES.into())
+        .with(HASH, hash(pin, &salt, MEMORY_KIB, DEFAULT_PASSES)?.as_slice());
     unit.seal(&Attributes::new().with(PIN_RECORD, []), &secret)
 }
 
 /// Is this the PIN? Takes about 20 ms on purpose.
 ///
 /// # Errors
-/// Those of opening the record.
-pub fn verify(unit: &CryptoUnit, record: &KeyBlob, pin: &[u8]) -> Result<bool> {
+/// `CKR_DEVICE_ERROR` if the record is not this owner's, and those of opening it.
+pub fn verify(unit: &CryptoUnit, owner: &[u8], record: &KeyBlob, pin: &[u8]) -> Result<bool> {
+    let damaged = || Error::new(CKR_DEVICE_ERROR, "the PIN record is damaged, or another token's");
     let (clear, secret) = unit.unseal(record)?;
-    let (Some(salt), Some(expected), true) = (secret.get(SALT), secret.get(HASH), clear.contains(PIN_RECORD))
+    let cost = |kind| secret.ulong(kind).and_then(|cost| u32::try_from(cost).ok());
+    let (Some(salt), Some(expected), Some(memory), Some(passes)) =
+        (secret.get(SALT), secret.get(HASH), cost(MEMORY), cost(PASSES))
     else {
-        return Err(Error::new(CKR_DEVICE_ERROR, "the PIN record is damaged"));
+        return Err(damaged());
     };
+    if !clear.contains(PIN_RECORD) || secret.get(OWNER) != Some(owner) {
+        return Err(damaged());
+    }
     if pin.len() > MAX_BYTES {
         return Ok(false);
     }
-    Ok(hash(pin, salt)?.as_slice().ct_eq(expected).into())
+    Ok(hash(pin, salt, memory, passes)?.as_slice().ct_eq(expected).into())
+}
+
+/// May this be a PIN?
+///
+/// # Errors
+/// `CKR_PIN_LEN_RANGE`.
+pub fn check_len(pin: &[u8]) -> Result<()> {
+    if (MIN_BYTES..=MAX_BYTES).contains(&pin.len()) {
+        return Ok(());
+    }
+    Err(Error::new(CKR_PIN_LEN_RANGE, "a PIN has 4 to 255 bytes"))
 }
 
 /// PINs that this process has found right before, by a hash keyed for this process: test suites that log in
@@ -62,9 +82,9 @@ impl Recognised {
     }
 }
 
-fn hash(pin: &[u8], salt: &[u8]) -> Result<Zeroizing<[u8; 32]>> {
+fn hash(pin: &[u8], salt: &[u8], memory_kib: u32, passes: u32) -> Result<Zeroizing<[u8; 32]>> {
     let failed = |_| Error::new(CKR_DEVICE_ERROR, "hashing the PIN failed");
-    let params = Params::new(MEMORY_KIB, PASSES, 1, Some(32)).map_err(failed)?;
+    let params = Params::new(memory_kib, passes, 1, Some(32)).map_err(failed)?;
     let mut hash = Zeroizing::new([0; 32]);
     Argon2::new(Algorithm::Argon2id, Version::V0x13, params)
         .hash_password_into(pin, salt, hash.as_mut_slice())
@@ -78,9 +98,12 @@ pub const MIN_BYTES: usize = 4;
 pub const MAX_BYTES: usize = 255;
 // OWASP's second recommendation for Argon2id.
 const MEMORY_KIB: u32 = 19 * 1024;
-const PASSES: u32 = 2;
+const DEFAULT_PASSES: u32 = 2;
 
 // Field numbers inside the sealed record.
 const PIN_RECORD: u64 = cryptoki_sys::CKA_VENDOR_DEFINED | 0x4853_0002;
 const SALT: u64 = 1;
 const HASH: u64 = 2;
+const OWNER: u64 = 3;
+const MEMORY: u64 = 4;
+const PASSES: u64 = 5;

@@ -9,12 +9,14 @@ use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
 use crate::durable_file;
-use crate::keystore::{self, Expect, SqliteKeystore, Write};
+use crate::keystore::{self, Effect, Expect, SqliteKeystore, Write};
 use crate::units::{CryptoUnit, Error as UnitError, VerificationPattern, vendor};
 
 /// Crypto units and keystore of one region, open for use.
 pub struct Region {
     identity: Identity,
+    /// The identity's, ready to be compared with.
+    pattern: VerificationPattern,
     units: Vec<Arc<CryptoUnit>>,
     keystore: SqliteKeystore,
     next_unit: AtomicUsize,
@@ -79,7 +81,7 @@ pub enum Error {
     #[error("the record of the instance is damaged: restore the keystore from a backup")]
     Identity,
     /// Units are there, but the keystore that names their instance is not.
-    #[error("{}: a keystore without its instance's units, or units of another instance", .0.display())]
+    #[error("{}: there are crypto units, but the keystore does not know their instance: restore it from a backup", .0.display())]
     Incomplete(PathBuf),
 }
 
@@ -107,8 +109,15 @@ impl Region {
             }
             None => initialise(dir, layout, &keystore)?,
         };
+        fs::remove_file(dir.join(INITIALISING)).ok();
+        // A kill may have come between the deletion of something secret and its erasure from the log.
+        if let Err(error) = keystore.erase_log() {
+            tracing::warn!(%error, "the log could not be erased");
+        }
+        let pattern = VerificationPattern::from_hex(&identity.verification_pattern).ok_or(Error::Identity)?;
         let region = Self {
             identity,
+            pattern,
             units: units.into_iter().map(Arc::new).collect(),
             keystore,
             next_unit: AtomicUsize::new(0),
@@ -162,25 +171,27 @@ impl Region {
     }
 
     fn serves(&self, unit: &CryptoUnit) -> bool {
-        unit.verification_pattern()
-            .is_some_and(|pattern| pattern.matches_hex(&self.identity.verification_pattern))
+        unit.verification_pattern() == Some(self.pattern)
     }
 }
 
-/// Makes units and keystore records. The instance's record comes last: without it, a directory is half made
-/// by a process that was killed, holds nothing of value, and is made anew.
+/// Makes units and keystore records. The instance's record comes last: while the marker is there and the record
+/// is not, a directory is half made by a process that was killed, holds nothing of value, and is made anew.
+/// Units without marker and record are somebody's, and stay.
 fn initialise(
     dir: &Path,
     layout: &Layout,
     keystore: &SqliteKeystore,
 ) -> Result<(Identity, Vec<CryptoUnit>), Error> {
     let units_dir = dir.join(UNITS);
-    match fs::remove_dir_all(&units_dir) {
-        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
-            return Err(Error::Disk { path: units_dir, source });
+    let marker = dir.join(INITIALISING);
+    if units_dir.exists() {
+        if !marker.exists() {
+            return Err(Error::Incomplete(dir.to_owned()));
         }
-        _ => {}
+        fs::remove_dir_all(&units_dir).map_err(|source| Error::Disk { path: units_dir.clone(), source })?;
     }
+    durable_file::replace(&marker, b"").map_err(|source| Error::Disk { path: marker, source })?;
     let units = (0..layout.units)
         .map(|i| {
             let location = format!("[{}].[AZ{}-CS{}].[00].[{:02}]", layout.region, i + 1, i + 1, i);
@@ -198,7 +209,7 @@ fn initialise(
         kind: INSTANCE.into(),
         id: INSTANCE.into(),
         expect: Expect::Absent,
-        body: Some(serde_json::to_vec(&identity).map_err(|_| Error::Identity)?),
+        effect: Effect::Put(serde_json::to_vec(&identity).map_err(|_| Error::Identity)?),
     }])?;
     Ok((identity, units))
 }
@@ -227,8 +238,25 @@ fn open_units(dir: &Path) -> Result<Vec<CryptoUnit>, Error> {
         .collect::<Result<Vec<_>, _>>()
         .map_err(disk)?;
     paths.sort();
-    Ok(paths.iter().map(|path| CryptoUnit::open(path)).collect::<Result<_, _>>()?)
+    let mut units = Vec::new();
+    let mut refused = None;
+    for path in &paths {
+        match CryptoUnit::open(path) {
+            Ok(unit) => units.push(unit),
+            Err(error) => {
+                tracing::error!(%error, "a crypto unit takes no part");
+                refused = Some(error);
+            }
+        }
+    }
+    // One unit is enough to serve; none is not.
+    match refused {
+        Some(error) if units.is_empty() => Err(error.into()),
+        _ => Ok(units),
+    }
 }
 
 const INSTANCE: &str = "instance";
 const UNITS: &str = "units";
+/// There from the first step of an initialisation to its last.
+const INITIALISING: &str = "initialising";

@@ -2,16 +2,19 @@
 
 use std::collections::HashSet;
 use std::fmt;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use cryptoki_sys::*;
 use serde::{Deserialize, Serialize};
+use subtle::ConstantTimeEq;
 
 use super::pins::{self, Recognised};
 use super::region::Region;
-use crate::keystore::{self, Expect, Record, Write};
+use crate::keystore::{self, Effect, Expect, Record, Write};
 use crate::units::{Attributes, Error, KeyBlob, Result, random};
 
 /// The tokens of an instance.
@@ -20,6 +23,10 @@ pub struct Tokens {
     recognised: Recognised,
     /// Fingerprints of PINs that were right.
     right: RwLock<HashSet<[u8; 32]>>,
+    /// One PIN hash at a time: it takes 19 MiB and a core.
+    hashing: Mutex<()>,
+    /// Threads that wait for it.
+    waiting: AtomicUsize,
 }
 
 /// A token as anybody may see it.
@@ -70,6 +77,8 @@ pub struct Changes {
     pub stored: Vec<(ObjectId, KeyBlob)>,
     /// Objects that are gone.
     pub deleted: Vec<ObjectId>,
+    /// Is there more to be had at once?
+    pub more: bool,
 }
 
 /// The stored form of a token.
@@ -80,6 +89,8 @@ struct StoredToken {
     label: String,
     so: StoredPin,
     user: Option<StoredPin>,
+    /// `C_InitToken` has begun to erase the objects, and has not finished.
+    erasing: bool,
 }
 
 #[derive(Clone, Serialize, Deserialize)]
@@ -96,7 +107,13 @@ impl Tokens {
     /// # Errors
     /// `CKR_DEVICE_ERROR` without randomness.
     pub fn new(region: Arc<Region>) -> Result<Self> {
-        Ok(Self { region, recognised: Recognised::new()?, right: RwLock::default() })
+        Ok(Self {
+            region,
+            recognised: Recognised::new()?,
+            right: RwLock::default(),
+            hashing: Mutex::default(),
+            waiting: AtomicUsize::new(0),
+        })
     }
 
     /// All tokens, in the order of their creation.
@@ -104,14 +121,13 @@ impl Tokens {
     /// # Errors
     /// `CKR_DEVICE_ERROR` if the keystore cannot be read.
     pub fn list(&self) -> Result<Vec<Token>> {
-        let mut tokens = self
-            .region
-            .keystore()
-            .scan(TOKEN)
-            .map_err(from_keystore)?
-            .iter()
-            .map(|record| Ok((parse(record)?, record.id.clone())))
-            .collect::<Result<Vec<_>>>()?;
+        let mut tokens = Vec::new();
+        for record in self.region.keystore().scan(TOKEN).map_err(from_keystore)? {
+            match parse(&record) {
+                Ok(token) => tokens.push((token, record.id)),
+                Err(error) => tracing::error!(%error, "a token takes no part"),
+            }
+        }
         tokens.sort_by_key(|(token, _)| token.order);
         Ok(tokens.into_iter().map(|(token, serial)| token.public(serial)).collect())
     }
@@ -125,19 +141,18 @@ impl Tokens {
             return Err(Error::new(CKR_ARGUMENTS_BAD, "a token label has at most 32 bytes"));
         }
         let Some(serial) = serial else { return self.create(so_pin, label) };
-        self.check_pin(serial, User::So, so_pin)?;
-        let (mut token, version) = self.read(serial)?;
-        label.clone_into(&mut token.label);
-        token.so.failures = 0;
-        token.user = None;
-        let mut writes = vec![write(serial, Expect::Version(version), &token)?];
-        let kind = objects_of(serial);
-        for record in self.region.keystore().scan(&kind).map_err(from_keystore)? {
-            let expect = Expect::Version(record.version);
-            writes.push(Write { kind: kind.clone(), id: record.id, expect, body: None });
-        }
-        self.region.keystore().commit(writes).map_err(from_keystore)?;
-        self.region.keystore().erase_log().map_err(from_keystore)?;
+        let checked = self.check_pin(serial, User::So, so_pin)?;
+        self.update(serial, |token| {
+            if token.so.blob()? != checked {
+                return Err(Error::new(CKR_PIN_INCORRECT, "the SO PIN was changed at the same time"));
+            }
+            label.clone_into(&mut token.label);
+            token.so.failures = 0;
+            token.user = None;
+            token.erasing = true;
+            Ok(true)
+        })?;
+        let (token, _) = self.read(serial)?;
         Ok(token.public(serial.to_owned()))
     }
 
@@ -164,11 +179,14 @@ impl Tokens {
         if user != User::So {
             return Err(Error::new(CKR_USER_NOT_LOGGED_IN, "only the SO may set the user's PIN"));
         }
-        let record = pins::seal(self.region.unit()?, pin)?;
+        pins::check_len(pin)?;
+        let record = self.seal_pin(&serial, User::User, pin)?;
         self.update(&serial, |token| {
             token.user = Some(StoredPin::new(&record));
-            Ok(())
-        })
+            Ok(true)
+        })?;
+        tracing::info!(serial, "user PIN set by the SO");
+        Ok(())
     }
 
     /// Changes a PIN.
@@ -176,20 +194,22 @@ impl Tokens {
     /// # Errors
     /// As [`Self::login`], and `CKR_PIN_LEN_RANGE`.
     pub fn set_pin(&self, serial: &str, user: User, old: &[u8], new: &[u8]) -> Result<()> {
-        let record = pins::seal(self.region.unit()?, new)?;
+        pins::check_len(new)?;
         let checked = StoredPin::new(&self.check_pin(serial, user, old)?).record;
+        let record = self.seal_pin(serial, user, new)?;
         self.update(serial, |token| {
             let pin = token.pin_mut(user)?;
             if pin.record != checked {
                 return Err(Error::new(CKR_PIN_INCORRECT, "the PIN was changed at the same time"));
             }
             *pin = StoredPin::new(&record);
-            Ok(())
-        })
+            Ok(true)
+        })?;
+        tracing::info!(serial, ?user, "PIN changed");
+        Ok(())
     }
 
-    /// Stores an object durably; `create`: it must not exist yet, else it must. Private objects need the user's
-    /// grant.
+    /// Stores an object durably, in the place of `replaces` or as a new one. Private objects need the user's grant.
     ///
     /// # Errors
     /// `CKR_USER_NOT_LOGGED_IN`, `CKR_OBJECT_HANDLE_INVALID`, `CKR_TOKEN_NOT_PRESENT`.
@@ -199,21 +219,31 @@ impl Tokens {
         grant: Option<&Grant>,
         id: ObjectId,
         object: &KeyBlob,
-        create: bool,
+        replaces: Option<&KeyBlob>,
     ) -> Result<u64> {
         // Only what a unit sealed is stored: an altered blob is refused here, not when it is needed.
-        let (attributes, _) = self.region.unit()?.unseal(object)?;
+        let (attributes, _) = self.region.unit()?.unseal_pkcs11(object)?;
         let kind = objects_of(serial);
-        let id = hex::encode(id);
-        if create {
-            self.permit(serial, grant, &attributes)?;
-        } else {
-            self.permit_stored(serial, grant, &kind, &id)?;
-            self.permit(serial, grant, &attributes)?;
-        }
-        let expect = if create { Expect::Absent } else { Expect::Present };
-        let writes = vec![Write { kind, id, expect, body: Some(object.as_bytes().to_vec()) }];
-        self.commit_object(serial, writes)
+        let name = hex::encode(id);
+        let mut body = object.as_bytes().to_vec();
+        body.extend_from_slice(&self.region.unit()?.bind(&[serial.as_bytes(), &id], object)?);
+        self.commit_object(serial, &kind, |tokens| {
+            let mut expect = Expect::Absent;
+            if let Some(replaces) = replaces {
+                let stored = tokens.permit_stored(serial, grant, &kind, &name)?;
+                // A change made from an old state would undo what was changed since.
+                if stored.0.body.split_last_chunk::<32>().is_none_or(|(blob, _)| blob != replaces.as_bytes())
+                {
+                    return Err(gone());
+                }
+                if stored.1.bool(CKA_MODIFIABLE) == Some(false) {
+                    return Err(Error::new(CKR_ACTION_PROHIBITED, "the object is not modifiable"));
+                }
+                expect = Expect::Version(stored.0.version);
+            }
+            tokens.permit(serial, grant, &attributes)?;
+            Ok(Write { kind: kind.clone(), id: name.clone(), expect, effect: Effect::Put(body.clone()) })
+        })
     }
 
     /// Destroys an object durably.
@@ -222,88 +252,145 @@ impl Tokens {
     /// `CKR_USER_NOT_LOGGED_IN`, `CKR_OBJECT_HANDLE_INVALID`, `CKR_ACTION_PROHIBITED` if it is not destroyable.
     pub fn delete_object(&self, serial: &str, grant: Option<&Grant>, id: ObjectId) -> Result<u64> {
         let kind = objects_of(serial);
-        let id = hex::encode(id);
-        let attributes = self.permit_stored(serial, grant, &kind, &id)?;
-        if attributes.bool(CKA_DESTROYABLE) == Some(false) {
-            return Err(Error::new(CKR_ACTION_PROHIBITED, "the object is not destroyable"));
-        }
-        self.commit_object(serial, vec![Write { kind, id, expect: Expect::Present, body: None }])
+        let name = hex::encode(id);
+        let mut destroyed = None;
+        let revision = self.commit_object(serial, &kind, |tokens| {
+            let (record, attributes) = tokens.permit_stored(serial, grant, &kind, &name)?;
+            if attributes.bool(CKA_DESTROYABLE) == Some(false) {
+                return Err(Error::new(CKR_ACTION_PROHIBITED, "the object is not destroyable"));
+            }
+            let expect = Expect::Version(record.version);
+            destroyed = Some(record);
+            Ok(Write { kind: kind.clone(), id: name.clone(), expect, effect: Effect::Delete })
+        })?;
+        destroyed.iter().for_each(|record| self.forget(record));
+        Ok(revision)
     }
 
-    /// What changed after a revision (0: everything). Private objects only with the user's grant.
+    /// What changed after a revision (0: everything). Private objects only with the user's grant. An object that
+    /// was altered or moved is left out, and named in the log.
     ///
     /// # Errors
     /// `CKR_USER_NOT_LOGGED_IN` for a grant that is void, `CKR_DEVICE_ERROR` if the keystore cannot be read.
     pub fn changes(&self, serial: &str, grant: Option<&Grant>, since: u64) -> Result<Changes> {
         let private = self.is_user(serial, grant)?;
-        let (log, revision) =
-            self.region.keystore().changes(&objects_of(serial), since).map_err(from_keystore)?;
-        let mut changes = Changes { revision, ..Changes::default() };
-        for change in log {
-            let id = object_id(&change.id)?;
-            match change.record {
-                Some(record) => {
-                    let object = KeyBlob::parse(&record.body)?;
-                    if private || object.attributes()?.bool(CKA_PRIVATE) != Some(true) {
+        let log = self.region.keystore().changes(&objects_of(serial), since).map_err(from_keystore)?;
+        let mut changes = Changes { revision: log.revision, more: log.more, ..Changes::default() };
+        for change in log.changes {
+            let Some(record) = change.record else {
+                changes.deleted.push(object_id(&change.id)?);
+                continue;
+            };
+            match self.stored_object(serial, &record) {
+                Ok((id, object, attributes)) => {
+                    if private || attributes.bool(CKA_PRIVATE) != Some(true) {
                         changes.stored.push((id, object));
                     }
                 }
-                None => changes.deleted.push(id),
+                Err(error) => tracing::error!(serial, object = record.id, %error, "an object takes no part"),
             }
         }
         Ok(changes)
     }
 
     fn create(&self, so_pin: &[u8], label: &str) -> Result<Token> {
-        let so = StoredPin::new(&pins::seal(self.region.unit()?, so_pin)?);
+        pins::check_len(so_pin)?;
+        let others = self.region.keystore().scan(TOKEN).map_err(from_keystore)?;
+        if others.len() >= MAX_TOKENS {
+            return Err(Error::new(CKR_DEVICE_MEMORY, "there are 1,000 tokens already"));
+        }
+        let order = others.iter().filter_map(|record| parse(record).ok()).map(|token| token.order + 1).max();
+        let order = order.unwrap_or(0);
         let serial = hex::encode(random::array::<8>()?);
-        let last = self.region.keystore().scan(TOKEN).map_err(from_keystore)?;
-        let orders = last.iter().map(|record| Ok(parse(record)?.order)).collect::<Result<Vec<_>>>()?;
-        let order = orders.into_iter().max().map_or(0, |order| order + 1);
-        let token = StoredToken { order, label: label.to_owned(), so, user: None };
+        let so = StoredPin::new(&self.seal_pin(&serial, User::So, so_pin)?);
+        let token = StoredToken { order, label: label.to_owned(), so, user: None, erasing: false };
         let writes = vec![write(&serial, Expect::Absent, &token)?];
         self.region.keystore().commit(writes).map_err(from_keystore)?;
+        tracing::info!(serial, label, "token initialised");
         Ok(token.public(serial))
     }
 
     /// Checks a PIN; its sealed record. The attempt is counted durably before the comparison, so neither a kill
     /// nor guesses at the same time give one guess more than allowed.
+    ///
+    /// Processes that log in with the right PIN at the same time can reach the limit together for a moment: the
+    /// first one that is done takes the count back. So a PIN counts as locked only when it stays at the limit.
     fn check_pin(&self, serial: &str, user: User, pin: &[u8]) -> Result<KeyBlob> {
+        for _ in 0..LOCK_CHECKS {
+            if let Some(record) = self.recognise(serial, user, pin)? {
+                return Ok(record);
+            }
+            let checked = self.one_at_a_time(|| {
+                // The thread before may have brought the same PIN.
+                match self.recognise(serial, user, pin)? {
+                    Some(record) => Ok(Some(record)),
+                    None => self.check_pin_slowly(serial, user, pin),
+                }
+            })?;
+            match checked {
+                Some(record) => return Ok(record),
+                None => std::thread::sleep(LOCK_CHECK_INTERVAL),
+            }
+        }
+        Err(Error::new(CKR_PIN_LOCKED, "the PIN is locked after too many wrong ones"))
+    }
+
+    /// The PIN's record, if this process has found the PIN right before and nobody has guessed since.
+    fn recognise(&self, serial: &str, user: User, pin: &[u8]) -> Result<Option<KeyBlob>> {
         let (token, _) = self.read(serial)?;
         let stored = token.pin(user)?;
         let record = stored.blob()?;
         let fingerprint = self.recognised.fingerprint(&record, pin);
         let known = self.right.read().unwrap_or_else(PoisonError::into_inner).contains(&fingerprint);
-        if known && stored.failures == 0 {
-            return Ok(record);
-        }
-        let mut counted = 0;
+        Ok((known && stored.failures == 0).then_some(record))
+    }
+
+    /// Counts, compares, and takes the count back if the PIN is right; `None`, without a comparison, if the limit
+    /// is reached.
+    fn check_pin_slowly(&self, serial: &str, user: User, pin: &[u8]) -> Result<Option<KeyBlob>> {
+        let mut counted = None;
         self.update(serial, |token| {
             let stored = token.pin_mut(user)?;
-            if stored.failures >= MAX_PIN_FAILURES {
-                return Err(Error::new(CKR_PIN_LOCKED, "the PIN is locked after too many wrong ones"));
+            counted = None;
+            if stored.failures < MAX_PIN_FAILURES {
+                stored.failures += 1;
+                counted = Some((stored.blob()?, stored.failures));
             }
-            if stored.blob()? != record {
-                return Err(Error::new(CKR_PIN_INCORRECT, "the PIN was changed at the same time"));
-            }
-            stored.failures += 1;
-            counted = stored.failures;
-            Ok(())
+            Ok(counted.is_some())
         })?;
-        if !pins::verify(self.region.unit()?, &record, pin)? {
-            let code = if counted >= MAX_PIN_FAILURES { CKR_PIN_LOCKED } else { CKR_PIN_INCORRECT };
+        let Some((record, failures)) = counted else { return Ok(None) };
+        if !pins::verify(self.region.unit()?, &owner(serial, user), &record, pin)? {
+            tracing::warn!(serial, ?user, failures, "wrong PIN");
+            let code = if failures >= MAX_PIN_FAILURES { CKR_PIN_LOCKED } else { CKR_PIN_INCORRECT };
             return Err(Error::new(code, "the PIN is wrong"));
         }
         self.update(serial, |token| {
             token.pin_mut(user)?.failures = 0;
-            Ok(())
+            Ok(true)
         })?;
         let mut right = self.right.write().unwrap_or_else(PoisonError::into_inner);
         if right.len() >= MAX_RECOGNISED {
             right.clear();
         }
-        right.insert(fingerprint);
-        Ok(record)
+        right.insert(self.recognised.fingerprint(&record, pin));
+        Ok(Some(record))
+    }
+
+    fn seal_pin(&self, serial: &str, user: User, pin: &[u8]) -> Result<KeyBlob> {
+        self.one_at_a_time(|| pins::seal(self.region.unit()?, &owner(serial, user), pin))
+    }
+
+    /// Runs what hashes a PIN. Those who wait are few: a flood of logins is refused, not queued.
+    fn one_at_a_time<T>(&self, hash: impl FnOnce() -> Result<T>) -> Result<T> {
+        let waiting = self.waiting.fetch_add(1, Ordering::Relaxed);
+        let outcome = if waiting < MAX_WAITING {
+            let _hashing = self.hashing.lock().unwrap_or_else(PoisonError::into_inner);
+            hash()
+        } else {
+            Err(Error::new(CKR_FUNCTION_FAILED, "too many logins at the same time; try again"))
+        };
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+        outcome
     }
 
     /// Whose grant it is, if it is still good.
@@ -340,37 +427,111 @@ impl Tokens {
         Ok(())
     }
 
-    fn permit_stored(&self, serial: &str, grant: Option<&Grant>, kind: &str, id: &str) -> Result<Attributes> {
+    /// The stored object, if it may be touched: its record and its attributes.
+    fn permit_stored(
+        &self,
+        serial: &str,
+        grant: Option<&Grant>,
+        kind: &str,
+        id: &str,
+    ) -> Result<(Record, Attributes)> {
         let record = self.region.keystore().get(kind, id).map_err(from_keystore)?.ok_or_else(gone)?;
-        let attributes = KeyBlob::parse(&record.body)?.attributes()?;
+        let (_, _, attributes) = self.stored_object(serial, &record)?;
         self.permit(serial, grant, &attributes)?;
-        Ok(attributes)
+        Ok((record, attributes))
     }
 
-    fn commit_object(&self, serial: &str, writes: Vec<Write>) -> Result<u64> {
-        // A token that was erased and made anew keeps its serial; one that never was has no objects.
-        self.read(serial)?;
-        self.region.keystore().commit(writes).map_err(|error| match error {
-            keystore::Error::Conflict { .. } => gone(),
-            other => from_keystore(other),
-        })
+    /// A stored object, if it is what was stored there.
+    fn stored_object(&self, serial: &str, record: &Record) -> Result<(ObjectId, KeyBlob, Attributes)> {
+        let moved = || Error::new(CKR_DEVICE_ERROR, "the stored object was altered or moved");
+        let id = object_id(&record.id)?;
+        let (blob, binding) = record.body.split_last_chunk::<32>().ok_or_else(moved)?;
+        let object = KeyBlob::parse(blob)?;
+        let expected = self.region.unit()?.bind(&[serial.as_bytes(), &id], &object)?;
+        if !bool::from(expected.ct_eq(binding)) {
+            return Err(moved());
+        }
+        let attributes = object.attributes()?;
+        Ok((id, object, attributes))
     }
 
+    /// Closes a destroyed object in the units.
+    fn forget(&self, record: &Record) {
+        let blob = record.body.split_last_chunk::<32>().and_then(|(blob, _)| KeyBlob::parse(blob).ok());
+        for unit in self.region.units() {
+            blob.iter().for_each(|blob| unit.forget(blob));
+        }
+    }
+
+    /// Commits a write to an object, on the condition that neither the token nor the object has changed since
+    /// `prepare` looked: else it looks again. So no object outlives the erasure of its token.
+    fn commit_object(
+        &self,
+        serial: &str,
+        kind: &str,
+        mut prepare: impl FnMut(&Self) -> Result<Write>,
+    ) -> Result<u64> {
+        loop {
+            let (_, version) = self.read(serial)?;
+            let write = prepare(self)?;
+            let create = write.expect == Expect::Absent;
+            let expect = Expect::Version(version);
+            let token = Write { kind: TOKEN.into(), id: serial.to_owned(), expect, effect: Effect::Keep };
+            match self.region.keystore().commit(vec![token, write]) {
+                Err(keystore::Error::Conflict { kind: conflict, .. }) if conflict == kind && create => {
+                    return Err(gone());
+                }
+                Err(keystore::Error::Conflict { .. }) => {}
+                outcome => return outcome.map_err(from_keystore),
+            }
+        }
+    }
+
+    /// A token's record and its version. An erasure that was begun is finished first.
     fn read(&self, serial: &str) -> Result<(StoredToken, u64)> {
-        let record = self
-            .region
-            .keystore()
-            .get(TOKEN, serial)
-            .map_err(from_keystore)?
-            .ok_or_else(|| Error::new(CKR_TOKEN_NOT_PRESENT, "no such token"))?;
-        Ok((parse(&record)?, record.version))
+        loop {
+            let record = self
+                .region
+                .keystore()
+                .get(TOKEN, serial)
+                .map_err(from_keystore)?
+                .ok_or_else(|| Error::new(CKR_TOKEN_NOT_PRESENT, "no such token"))?;
+            let token = parse(&record)?;
+            if !token.erasing {
+                return Ok((token, record.version));
+            }
+            self.finish_erasure(serial, token, record.version)?;
+        }
     }
 
-    /// Changes a token's record; again if somebody else changed it meanwhile.
-    fn update(&self, serial: &str, mut change: impl FnMut(&mut StoredToken) -> Result<()>) -> Result<()> {
+    /// Deletes all objects of a token that is being erased. Nobody can add one meanwhile, since that needs the
+    /// record in a version before the erasure.
+    fn finish_erasure(&self, serial: &str, mut token: StoredToken, version: u64) -> Result<()> {
+        token.erasing = false;
+        let mut writes = vec![write(serial, Expect::Version(version), &token)?];
+        let kind = objects_of(serial);
+        let objects = self.region.keystore().scan(&kind).map_err(from_keystore)?;
+        for record in &objects {
+            let (kind, id) = (kind.clone(), record.id.clone());
+            writes.push(Write { kind, id, expect: Expect::Version(record.version), effect: Effect::Delete });
+        }
+        match self.region.keystore().commit(writes) {
+            // Another process finished it.
+            Err(keystore::Error::Conflict { .. }) => return Ok(()),
+            outcome => outcome.map_err(from_keystore)?,
+        };
+        objects.iter().for_each(|record| self.forget(record));
+        tracing::warn!(serial, objects = objects.len(), "token erased and initialised again");
+        self.region.keystore().erase_log().map_err(from_keystore)
+    }
+
+    /// Changes a token's record if `change` says so; again if somebody else changed it meanwhile.
+    fn update(&self, serial: &str, mut change: impl FnMut(&mut StoredToken) -> Result<bool>) -> Result<()> {
         loop {
             let (mut token, version) = self.read(serial)?;
-            change(&mut token)?;
+            if !change(&mut token)? {
+                return Ok(());
+            }
             match self.region.keystore().commit(vec![write(serial, Expect::Version(version), &token)?]) {
                 Err(keystore::Error::Conflict { .. }) => {}
                 outcome => return outcome.map(|_| ()).map_err(from_keystore),
@@ -428,7 +589,7 @@ fn parse(record: &Record) -> Result<StoredToken> {
 fn write(serial: &str, expect: Expect, token: &StoredToken) -> Result<Write> {
     let body = serde_json::to_vec(token)
         .map_err(|_| Error::new(CKR_DEVICE_ERROR, "the token's record cannot be written"))?;
-    Ok(Write { kind: TOKEN.into(), id: serial.to_owned(), expect, body: Some(body) })
+    Ok(Write { kind: TOKEN.into(), id: serial.to_owned(), expect, effect: Effect::Put(body) })
 }
 
 fn object_id(id: &str) -> Result<ObjectId> {
@@ -436,6 +597,11 @@ fn object_id(id: &str) -> Result<ObjectId> {
     hex::decode_to_slice(id, &mut bytes)
         .map_err(|_| Error::new(CKR_DEVICE_ERROR, "the id of a stored object is damaged"))?;
     Ok(bytes)
+}
+
+/// Whose PIN a record holds.
+fn owner(serial: &str, user: User) -> Vec<u8> {
+    format!("{serial}/{user:?}").into_bytes()
 }
 
 /// The kind under which a token's objects are stored.
@@ -448,7 +614,10 @@ fn no_user_pin() -> Error {
 }
 
 fn gone() -> Error {
-    Error::new(CKR_OBJECT_HANDLE_INVALID, "the object does not exist any more, or exists already")
+    Error::new(
+        CKR_OBJECT_HANDLE_INVALID,
+        "the object does not exist any more, was changed, or exists already",
+    )
 }
 
 fn from_keystore(error: keystore::Error) -> Error {
@@ -460,6 +629,10 @@ pub const LABEL_BYTES: usize = 32;
 /// Wrong PINs in a row at which a PIN is locked.
 pub const MAX_PIN_FAILURES: u32 = 10;
 const MAX_RECOGNISED: usize = 1024;
+const MAX_TOKENS: usize = 1000;
+const MAX_WAITING: usize = 64;
+const LOCK_CHECKS: u32 = 20;
+const LOCK_CHECK_INTERVAL: Duration = Duration::from_millis(25);
 const TOKEN: &str = "token";
 
 // Field numbers of a grant.

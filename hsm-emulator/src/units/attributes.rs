@@ -149,11 +149,13 @@ impl fmt::Debug for Attributes {
 
 impl FromIterator<(CK_ATTRIBUTE_TYPE, Vec<u8>)> for Attributes {
     fn from_iter<I: IntoIterator<Item = (CK_ATTRIBUTE_TYPE, Vec<u8>)>>(iter: I) -> Self {
-        let mut attributes = Self::new();
-        for (kind, value) in iter {
-            attributes.set(kind, value);
-        }
-        attributes
+        let mut entries: Vec<_> =
+            iter.into_iter().map(|(kind, value)| (kind, Zeroizing::new(value))).collect();
+        // The last of equal types counts, as with `set`.
+        entries.reverse();
+        entries.sort_by_key(|(kind, _)| *kind);
+        entries.dedup_by_key(|(kind, _)| *kind);
+        Self(entries)
     }
 }
 

@@ -1,9 +1,10 @@
 //! One crypto unit: registers, identity, and the keys it has open.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
+use aws_lc_rs::hmac;
 
 use super::attributes::Attributes;
 use super::blob::KeyBlob;
@@ -19,6 +20,8 @@ pub struct CryptoUnit {
     serial: String,
     location: String,
     registers: ArcSwap<Registers>,
+    /// Held while the registers change: what is on the disk is what is in the memory.
+    changing: Mutex<()>,
     file: StateFile,
     open_objects: KeyCache,
 }
@@ -34,10 +37,11 @@ impl CryptoUnit {
             serial,
             location: location.to_owned(),
             registers: ArcSwap::default(),
+            changing: Mutex::new(()),
             file: StateFile::create(dir)?,
             open_objects: KeyCache::new(),
         };
-        unit.store(Registers::default())?;
+        unit.change(Ok)?;
         Ok(unit)
     }
 
@@ -52,6 +56,7 @@ impl CryptoUnit {
             serial: state.serial,
             location: state.location,
             registers: ArcSwap::from_pointee(state.registers),
+            changing: Mutex::new(()),
             file,
             open_objects: KeyCache::new(),
         })
@@ -77,7 +82,7 @@ impl CryptoUnit {
     /// # Errors
     /// `CKR_ACTION_PROHIBITED` if the register is not empty.
     pub fn generate_master_key(&self) -> Result<()> {
-        self.store(self.registers().generate()?)
+        self.change(Registers::generate)
     }
 
     /// Exports the current master key to the unit that made this importer key.
@@ -107,7 +112,7 @@ impl CryptoUnit {
     ) -> Result<VerificationPattern> {
         let key = importer.import(key)?;
         let pattern = *key.verification_pattern();
-        self.store(self.registers().load(key))?;
+        self.change(|registers| Ok(registers.load(key)))?;
         Ok(pattern)
     }
 
@@ -116,7 +121,7 @@ impl CryptoUnit {
     /// # Errors
     /// `CKR_ACTION_PROHIBITED` if it is not pending.
     pub fn commit_master_key(&self, pattern: &VerificationPattern) -> Result<()> {
-        self.store(self.registers().commit(pattern)?)
+        self.change(|registers| registers.commit(pattern))
     }
 
     /// Makes the committed master key the current one.
@@ -124,7 +129,7 @@ impl CryptoUnit {
     /// # Errors
     /// `CKR_ACTION_PROHIBITED` if none is committed.
     pub fn set_immediate(&self) -> Result<()> {
-        self.store(self.registers().set_immediate()?)
+        self.change(Registers::set_immediate)
     }
 
     /// Seals an object under the current master key.
@@ -143,6 +148,24 @@ impl CryptoUnit {
         blob.open(self.registers.load().current()?)
     }
 
+    /// Ties an object to where it is stored: a MAC of both under a key of the current master key's.
+    ///
+    /// # Errors
+    /// `CKR_IBM_WK_NOT_INITIALIZED` without a master key.
+    pub fn bind(&self, place: &[&[u8]], blob: &KeyBlob) -> Result<[u8; 32]> {
+        let registers = self.registers.load();
+        let salt = hmac::Key::new(hmac::HMAC_SHA256, registers.current()?.expose_secret());
+        let key = hmac::sign(&salt, b"hsm-emulator record binding 1");
+        let mut context = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, key.as_ref()));
+        for part in place.iter().chain([&blob.as_bytes()]) {
+            context.update(&(part.len() as u64).to_be_bytes());
+            context.update(part);
+        }
+        let mut binding = [0; 32];
+        binding.copy_from_slice(context.sign().as_ref());
+        Ok(binding)
+    }
+
     /// Closes an object that has been destroyed, if it is open.
     pub fn forget(&self, blob: &KeyBlob) {
         self.open_objects.remove(blob);
@@ -157,18 +180,17 @@ impl CryptoUnit {
         {
             return Ok(object);
         }
+        let generation = self.open_objects.generation();
         let (clear, secret) = blob.open(master_key)?;
         let object = Arc::new(OpenObject::new(clear, &secret)?);
-        self.open_objects.insert(blob.clone(), object.clone());
+        self.open_objects.insert(blob, &object, generation);
         Ok(object)
     }
 
-    fn registers(&self) -> Registers {
-        Registers::clone(&self.registers.load())
-    }
-
     /// Disk first: the registers that other threads see are always durable.
-    fn store(&self, registers: Registers) -> Result<()> {
+    fn change(&self, change: impl FnOnce(Registers) -> Result<Registers>) -> Result<()> {
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let registers = change(Registers::clone(&self.registers.load()))?;
         let state = UnitState { serial: self.serial.clone(), location: self.location.clone(), registers };
         self.file.store(&state)?;
         self.registers.store(Arc::new(state.registers));

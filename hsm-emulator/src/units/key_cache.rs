@@ -1,6 +1,7 @@
 //! Objects that a unit has open: parsed keys, ready for use, in bounded memory.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use cryptoki_sys::{
     CKA_CLASS, CKA_KEY_TYPE, CKA_VALUE, CKK_EC, CKK_RSA, CKO_PRIVATE_KEY, CKO_PUBLIC_KEY, CKO_SECRET_KEY,
@@ -50,32 +51,48 @@ impl OpenObject {
 }
 
 /// The open objects of a unit, by their blobs.
-pub(super) struct KeyCache(moka::sync::Cache<[u8; 16], Arc<(KeyBlob, Arc<OpenObject>)>>);
+pub(super) struct KeyCache {
+    objects: moka::sync::Cache<[u8; 16], Arc<(KeyBlob, Arc<OpenObject>)>>,
+    /// How often something has been forgotten.
+    generation: AtomicU64,
+}
 
 impl KeyCache {
     pub fn new() -> Self {
-        Self(moka::sync::Cache::new(CAPACITY))
+        Self { objects: moka::sync::Cache::new(CAPACITY), generation: AtomicU64::new(0) }
     }
 
     /// Looks the whole blob up: the tag finds it, the bytes decide, so an altered blob is never taken for it.
     pub fn get(&self, blob: &KeyBlob) -> Option<Arc<OpenObject>> {
-        let entry = self.0.get(&blob.tag())?;
+        let entry = self.objects.get(&blob.tag())?;
         (entry.0 == *blob).then(|| entry.1.clone())
     }
 
-    pub fn insert(&self, blob: KeyBlob, object: Arc<OpenObject>) {
-        self.0.insert(blob.tag(), Arc::new((blob, object)));
+    /// Ask for it before a blob is opened, and hand it to [`Self::insert`].
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::SeqCst)
     }
 
+    /// Keeps an object, unless something was forgotten since its blob was opened: it may have been this one.
+    pub fn insert(&self, blob: &KeyBlob, object: &Arc<OpenObject>, generation: u64) {
+        self.objects.insert(blob.tag(), Arc::new((blob.clone(), object.clone())));
+        if self.generation() != generation {
+            self.objects.invalidate(&blob.tag());
+        }
+    }
+
+    /// Forgets an object.
     pub fn remove(&self, blob: &KeyBlob) {
-        self.0.invalidate(&blob.tag());
-        self.0.run_pending_tasks();
+        self.generation.fetch_add(1, Ordering::SeqCst);
+        self.objects.invalidate(&blob.tag());
+        self.objects.run_pending_tasks();
     }
 
-    /// Forgets everything now; each key is wiped when its last user lets go of it.
+    /// Forgets everything. A key is wiped when its last user and the cache's own clean-up have let go of it.
     pub fn wipe(&self) {
-        self.0.invalidate_all();
-        self.0.run_pending_tasks();
+        self.generation.fetch_add(1, Ordering::SeqCst);
+        self.objects.invalidate_all();
+        self.objects.run_pending_tasks();
     }
 }
 

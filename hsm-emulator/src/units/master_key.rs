@@ -93,10 +93,11 @@ impl VerificationPattern {
         hex::encode(self.0)
     }
 
-    /// Is this the pattern that was written down as `digits`?
-    pub fn matches_hex(&self, digits: &str) -> bool {
-        let compared = 2 * COMPARED_BYTES;
-        digits.len() >= compared && digits.as_bytes()[..compared] == self.to_hex().as_bytes()[..compared]
+    /// Reads 64 hexadecimal digits.
+    pub fn from_hex(digits: &str) -> Option<Self> {
+        let mut pattern = [0; 32];
+        hex::decode_to_slice(digits, &mut pattern).ok()?;
+        Some(Self(pattern))
     }
 }
 

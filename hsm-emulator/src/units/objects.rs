@@ -21,7 +21,10 @@ impl CryptoUnit {
         let key_type = match mechanism.kind {
             CKM_AES_KEY_GEN => CKK_AES,
             // The template may narrow it down to an HMAC key.
-            CKM_GENERIC_SECRET_KEY_GEN => template.ulong(CKA_KEY_TYPE).unwrap_or(CKK_GENERIC_SECRET),
+            CKM_GENERIC_SECRET_KEY_GEN => match template.ulong(CKA_KEY_TYPE) {
+                Some(hmac) if hmac != CKK_AES && is_secret_key_type(hmac) => hmac,
+                _ => CKK_GENERIC_SECRET,
+            },
             _ => return Err(no_generator(mechanism)),
         };
         let origin = Origin::Generated(mechanism.kind);
@@ -88,8 +91,9 @@ impl CryptoUnit {
             }
             (Some(CKO_PUBLIC_KEY), _) => {
                 ec::public_key(&draft.clear)?;
+                let group = ec::group(&draft.clear)?;
                 let point = draft.clear.get(CKA_EC_POINT).unwrap_or_default();
-                draft.clear.set(CKA_EC_POINT, ec::octet_string(ec::point_bytes(point)));
+                draft.clear.set(CKA_EC_POINT, ec::octet_string(ec::point_bytes(&group, point)));
             }
             (Some(CKO_PRIVATE_KEY), Some(CKK_RSA)) => rsa::check_private_key(&draft.clear, &draft.secret)?,
             (Some(CKO_PRIVATE_KEY), _) => drop(ec::private_key(&draft.clear, &draft.secret)?),
@@ -210,8 +214,12 @@ impl CryptoUnit {
         self.seal(&draft.clear, &draft.secret)
     }
 
-    /// Root keys and what services seal for themselves are no PKCS #11 objects.
-    fn unseal_pkcs11(&self, object: &KeyBlob) -> Result<(Attributes, Attributes)> {
+    /// Opens a PKCS #11 object: (clear, secret) attributes. Root keys and what services seal for themselves are
+    /// none.
+    ///
+    /// # Errors
+    /// `CKR_OBJECT_HANDLE_INVALID`, and those of opening.
+    pub fn unseal_pkcs11(&self, object: &KeyBlob) -> Result<(Attributes, Attributes)> {
         let (clear, secret) = self.unseal(object)?;
         if clear.contains(CKA_CLASS) && clear.iter().all(|(kind, _)| kind < CKA_VENDOR_DEFINED) {
             return Ok((clear, secret));

@@ -158,11 +158,12 @@ impl CryptoUnit {
         template: &Attributes,
     ) -> Result<KeyBlob> {
         let object = self.usable(base, CKA_DERIVE, mechanism)?;
-        let (Key::Private(key), CKM_ECDH1_DERIVE) = (&object.key, mechanism.kind) else {
-            return Err(Error::new(
-                CKR_MECHANISM_INVALID,
-                "keys are derived by CKM_ECDH1_DERIVE from an EC key",
-            ));
+        if mechanism.kind != CKM_ECDH1_DERIVE {
+            return Err(Error::new(CKR_MECHANISM_INVALID, "keys are derived by CKM_ECDH1_DERIVE"));
+        }
+        let key = match &object.key {
+            Key::Private(key) if key.id() == openssl::pkey::Id::EC => key,
+            _ => return Err(inconsistent()),
         };
         let Parameter::Ecdh1 { kdf, shared_data, public_data } = &mechanism.parameter else {
             return Err(Error::new(CKR_MECHANISM_PARAM_INVALID, "CK_ECDH1_DERIVE_PARAMS are missing"));
@@ -175,7 +176,13 @@ impl CryptoUnit {
         let shared = ec::derive(key, public_data)?;
         let wanted = draft.clear.ulong(CKA_VALUE_LEN).map_or(shared.len(), |len| len as usize);
         let bytes = match *kdf {
-            CKD_NULL if shared_data.is_empty() => shared,
+            // "The truncation removes bytes from the leading end of the secret value" (v3.1 section 6.3.20).
+            CKD_NULL if shared_data.is_empty() => {
+                let surplus = shared.len().checked_sub(wanted).ok_or_else(|| {
+                    Error::new(CKR_KEY_SIZE_RANGE, "CKA_VALUE_LEN is more than the curve gives")
+                })?;
+                Zeroizing::new(shared[surplus..].to_vec())
+            }
             CKD_SHA1_KDF => x963(&SHA1_FOR_LEGACY_USE_ONLY, &shared, shared_data, wanted)?,
             CKD_SHA256_KDF => x963(&SHA256, &shared, shared_data, wanted)?,
             CKD_SHA384_KDF => x963(&SHA384, &shared, shared_data, wanted)?,
@@ -205,6 +212,7 @@ impl CryptoUnit {
             ));
         }
         if let Some(allowed) = object.attributes.get(CKA_ALLOWED_MECHANISMS)
+            && !allowed.is_empty()
             && !allowed.chunks(8).any(|kind| kind == mechanism.kind.to_le_bytes())
         {
             return Err(Error::new(

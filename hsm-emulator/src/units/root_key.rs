@@ -77,7 +77,8 @@ impl CryptoUnit {
         wrapped: &[u8],
     ) -> Result<Zeroizing<Vec<u8>>> {
         let refused = || Error::new(CKR_ENCRYPTED_DATA_INVALID, "the ciphertext does not unwrap");
-        if wrapped.len() > MAX_DATA_KEY_BYTES + 8 {
+        // RFC 5649 wraps one byte or more, which gives two blocks or more.
+        if !(16..=MAX_DATA_KEY_BYTES + 8).contains(&wrapped.len()) {
             return Err(refused());
         }
         let kek = self.wrapping_key(root_key, id, aad)?;

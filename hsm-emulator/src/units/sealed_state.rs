@@ -67,9 +67,15 @@ impl StateFile {
         header.extend_from_slice(&random::array::<SALT_BYTES>()?);
         let key = self.sealing_key(&header[MAGIC.len()..])?;
         let mut sealed = fields.encode();
-        key.seal_in_place_append_tag(Nonce::assume_unique_for_key([0; 12]), Aad::from(&header), &mut *sealed)
+        let tag = key
+            .seal_in_place_separate_tag(
+                Nonce::assume_unique_for_key([0; 12]),
+                Aad::from(&header),
+                &mut sealed,
+            )
             .map_err(|_| Error::new(cryptoki_sys::CKR_DEVICE_ERROR, "sealing the unit's state failed"))?;
         header.extend_from_slice(&sealed);
+        header.extend_from_slice(tag.as_ref());
         durable_file::replace(&self.state, &header).map_err(|e| disk("write", &self.state, &e))
     }
 
@@ -203,7 +209,12 @@ mod tests {
 
     #[test]
     fn the_master_key_is_not_on_the_disk_in_clear() {
-        let state = fs::read(golden().join(STATE)).expect("read");
-        assert!(!state.windows(8).any(|w| w == [0x11; 8]));
+        let dir = tempfile::tempdir().expect("dir");
+        let state = StateFile::open(&golden()).and_then(|file| file.load()).expect("load");
+        StateFile::create(dir.path()).and_then(|file| file.store(&state)).expect("store");
+        for name in [STATE, DEVICE_SECRET] {
+            let bytes = fs::read(dir.path().join(name)).expect("read");
+            assert!(!bytes.windows(8).any(|w| w == [0x11; 8] || w == [0x22; 8]));
+        }
     }
 }

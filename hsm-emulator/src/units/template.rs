@@ -53,6 +53,8 @@ enum Given {
     Created,
     /// Only when the key is made by the token.
     Made,
+    /// Only as false: nobody can vouch for an object yet.
+    OnlyFalse,
     /// Only by the token.
     Never,
 }
@@ -112,7 +114,7 @@ const DATA: &[Row] = &[
 
 const CERTIFICATE: &[Row] = &[
     row(CKA_CERTIFICATE_TYPE, K::Ulong, F::Absent, G::Always, C::Never),
-    row(CKA_TRUSTED, K::Bool, F::No, G::Never, C::Never),
+    row(CKA_TRUSTED, K::Bool, F::No, G::OnlyFalse, C::Never),
     row(CKA_CERTIFICATE_CATEGORY, K::Ulong, F::Absent, G::Always, C::Never),
     row(CKA_CHECK_VALUE, K::Bytes, F::Absent, G::Always, C::Never),
     row(CKA_START_DATE, K::Date, F::Empty, G::Always, C::Always),
@@ -146,7 +148,7 @@ const PUBLIC_KEY: &[Row] = &[
     row(CKA_VERIFY, K::Bool, F::No, G::Always, C::Always),
     row(CKA_VERIFY_RECOVER, K::Bool, F::No, G::Always, C::Always),
     row(CKA_WRAP, K::Bool, F::No, G::Always, C::Always),
-    row(CKA_TRUSTED, K::Bool, F::No, G::Never, C::Never),
+    row(CKA_TRUSTED, K::Bool, F::No, G::OnlyFalse, C::Never),
     row(CKA_PUBLIC_KEY_INFO, K::Bytes, F::Absent, G::Never, C::Never),
 ];
 
@@ -172,7 +174,7 @@ const SECRET_KEY: &[Row] = &[
     row(CKA_ENCRYPT, K::Bool, F::No, G::Always, C::Always),
     row(CKA_VERIFY, K::Bool, F::No, G::Always, C::Always),
     row(CKA_WRAP, K::Bool, F::No, G::Always, C::Always),
-    row(CKA_TRUSTED, K::Bool, F::No, G::Never, C::Never),
+    row(CKA_TRUSTED, K::Bool, F::No, G::OnlyFalse, C::Never),
     row(CKA_CHECK_VALUE, K::Bytes, F::Absent, G::Always, C::Never),
     row(CKA_VALUE_LEN, K::Ulong, F::Absent, G::Made, C::Never),
     sealed(CKA_VALUE),
@@ -301,6 +303,7 @@ impl Draft {
                 G::Always => true,
                 G::Created => origin == Origin::Created,
                 G::Made => origin != Origin::Created,
+                G::OnlyFalse => value == [0],
                 G::Never => false,
             };
             if !allowed {

@@ -124,9 +124,9 @@ impl Backend for EmbeddedBackend {
         grant: Option<&Grant>,
         id: ObjectId,
         object: &KeyBlob,
-        create: bool,
+        replaces: Option<&KeyBlob>,
     ) -> Result<()> {
-        self.tokens.put_object(serial, grant, id, object, create).map(|_| ())
+        self.tokens.put_object(serial, grant, id, object, replaces).map(|_| ())
     }
 
     fn delete_object(&self, serial: &str, grant: Option<&Grant>, id: ObjectId) -> Result<()> {
@@ -135,5 +135,9 @@ impl Backend for EmbeddedBackend {
 
     fn changes(&self, serial: &str, grant: Option<&Grant>, since: u64) -> Result<Changes> {
         self.tokens.changes(serial, grant, since)
+    }
+
+    fn before_fork(&self) -> Box<dyn std::any::Any> {
+        Box::new(self.region.keystore().suspend())
     }
 }

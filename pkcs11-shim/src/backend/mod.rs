@@ -96,15 +96,24 @@ pub trait Backend: Send + Sync {
     /// `C_SetPIN`.
     fn set_pin(&self, serial: &str, user: User, old: &[u8], new: &[u8]) -> Result<()>;
 
-    /// Stores a token object durably. `create`: it must not exist yet; else it must.
+    /// Stores a token object durably, in the place of `replaces`, or as a new one.
+    ///
+    /// # Errors
+    /// `CKR_OBJECT_HANDLE_INVALID` if what is stored is not `replaces`, or a new object's id is taken.
     fn put_object(
         &self,
         serial: &str,
         grant: Option<&Grant>,
         id: ObjectId,
         object: &KeyBlob,
-        create: bool,
+        replaces: Option<&KeyBlob>,
     ) -> Result<()>;
+
+    /// Called before `fork`: lets go of what a child must not inherit open. The parent drops the answer after
+    /// the fork, and goes on; the child never touches it.
+    fn before_fork(&self) -> Box<dyn std::any::Any> {
+        Box::new(())
+    }
 
     /// Destroys a token object durably.
     fn delete_object(&self, serial: &str, grant: Option<&Grant>, id: ObjectId) -> Result<()>;

@@ -226,14 +226,14 @@ impl Backend for RemoteBackend {
         grant: Option<&Grant>,
         id: ObjectId,
         object: &KeyBlob,
-        create: bool,
+        replaces: Option<&KeyBlob>,
     ) -> Result<()> {
         let request = proto::PutObjectRequest {
             serial: serial.to_owned(),
             grant: grant_bytes(grant),
             id: Bytes::copy_from_slice(&id),
             object: bytes(object),
-            create,
+            replaces: replaces.map(bytes).unwrap_or_default(),
         };
         expect!(self.connections.call_once(Call::PutObject(request)), PutObject);
         Ok(())
@@ -259,6 +259,7 @@ impl Backend for RemoteBackend {
             revision: answer.revision,
             stored: stored.collect::<Result<_>>()?,
             deleted: answer.deleted.iter().map(id).collect::<Result<_>>()?,
+            more: answer.more,
         })
     }
 }
@@ -283,4 +284,5 @@ fn unexpected() -> Error {
     Error::new(CKR_DEVICE_ERROR, "the HSM's answer does not fit the request")
 }
 
-const MAX_DATA_BYTES: usize = 64 << 20;
+/// 64 MiB, and a tag.
+const MAX_DATA_BYTES: usize = (64 << 20) + 16;

@@ -2,7 +2,7 @@
 #![allow(unsafe_code, dead_code, reason = "C interface; each test uses a part")]
 
 use std::ptr;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock};
 
 use cryptoki_sys::*;
 
@@ -30,15 +30,21 @@ macro_rules! call {
     }};
 }
 
+static STATE: Mutex<Option<tempfile::TempDir>> = Mutex::new(None);
+
 /// Puts the state of this test process into a directory of its own.
 pub fn use_own_state() {
-    static STATE: OnceLock<tempfile::TempDir> = OnceLock::new();
-    STATE.get_or_init(|| {
+    STATE.lock().expect("no panic").get_or_insert_with(|| {
         let dir = tempfile::tempdir().expect("temporary directory");
-        // SAFETY: the first thing a test does, before it starts threads.
+        // SAFETY: done while no other thread of the test runs.
         unsafe { std::env::set_var("HSM_PKCS11_STATE", dir.path()) };
         dir
     });
+}
+
+/// Deletes it; the next test gets another.
+pub fn forget_state() {
+    drop(STATE.lock().expect("no panic").take());
 }
 
 /// Initialises the library and a token, once for the process. The token's slot.

@@ -52,8 +52,14 @@ fn mgf(mask: i32) -> u64 {
 }
 
 /// A template.
-pub fn attributes(template: HashMap<u64, wire::AttributeValue>) -> Attributes {
-    template
+///
+/// # Errors
+/// `CKR_ARGUMENTS_BAD` if it is longer than any object has attributes.
+pub fn attributes(template: HashMap<u64, wire::AttributeValue>) -> Result<Attributes> {
+    if template.len() > MAX_ATTRIBUTES {
+        return Err(Error::new(CKR_ARGUMENTS_BAD, "a template has at most 128 attributes"));
+    }
+    Ok(template
         .into_iter()
         .map(|(kind, value)| {
             let bytes = match value.one_attr {
@@ -64,7 +70,7 @@ pub fn attributes(template: HashMap<u64, wire::AttributeValue>) -> Attributes {
             };
             (kind, bytes)
         })
-        .collect()
+        .collect())
 }
 
 /// The key of a request.
@@ -99,3 +105,6 @@ pub fn error(error: &Error) -> wire::Grep11Error {
     let retry = error.code == vendor::CKR_IBM_WK_NOT_INITIALIZED;
     wire::Grep11Error { code: error.code, detail: error.message.to_string(), retry }
 }
+
+/// More than any object has.
+pub const MAX_ATTRIBUTES: usize = 128;

@@ -4,16 +4,17 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use cryptoki_sys::CKR_ARGUMENTS_BAD;
+use cryptoki_sys::{CKR_ARGUMENTS_BAD, CKR_FUNCTION_FAILED};
 use hsm_proto::grep11 as wire;
 use hsm_proto::grep11::attribute_value::OneAttr;
 use hsm_proto::tokens as proto;
 use hsm_proto::tokens::request::Call;
 use hsm_proto::tokens::response::Answer;
+use tokio::sync::Semaphore;
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 
-use super::grep11::{attributes, blob, bytes, error, key, key_message, mechanism};
+use super::grep11::{MAX_ATTRIBUTES, attributes, blob, bytes, error, key, key_message, mechanism};
 use crate::services::region::Region;
 use crate::services::tokens::{Grant, ObjectId, Token, Tokens, User};
 use crate::units::{Error, Result, random};
@@ -23,19 +24,27 @@ use crate::units::{Error, Result, random};
 pub struct TokensService {
     region: Arc<Region>,
     tokens: Arc<Tokens>,
+    /// Slow calls at the same time; more are refused, not queued.
+    slow: Arc<Semaphore>,
 }
 
 impl TokensService {
     /// On these tokens.
     pub fn new(region: Arc<Region>, tokens: Arc<Tokens>) -> Self {
-        Self { region, tokens }
+        Self { region, tokens, slow: Arc::new(Semaphore::new(MAX_SLOW_CALLS)) }
     }
 
     fn answer(&self, request: proto::Request) -> proto::Response {
         let call = request.call.ok_or_else(|| Error::new(CKR_ARGUMENTS_BAD, "the request is empty"));
         let answer = call.and_then(|call| {
+            if !is_slow(&call) {
+                return self.call(call);
+            }
             // The disk, a PIN hash or a key generation would hold up the other calls of this thread.
-            if is_slow(&call) { tokio::task::block_in_place(|| self.call(call)) } else { self.call(call) }
+            let _permit = self.slow.try_acquire().map_err(|_| {
+                Error::new(CKR_FUNCTION_FAILED, "too many slow calls at the same time; try again")
+            })?;
+            tokio::task::block_in_place(|| self.call(call))
         });
         proto::Response { answer: Some(answer.unwrap_or_else(|e| Answer::Error(error(&e)))) }
     }
@@ -71,12 +80,12 @@ impl TokensService {
                 Answer::Verify(wire::VerifySingleResponse {})
             }
             Call::GenerateKey(r) => {
-                let made = unit.generate_key(&mechanism(r.mech)?, &attributes(r.template))?;
+                let made = unit.generate_key(&mechanism(r.mech)?, &attributes(r.template)?)?;
                 let key = Some(key_message(&made));
                 Answer::GenerateKey(wire::GenerateKeyResponse { key, ..Default::default() })
             }
             Call::GenerateKeyPair(r) => {
-                let (public, private) = (attributes(r.pub_key_template), attributes(r.priv_key_template));
+                let (public, private) = (attributes(r.pub_key_template)?, attributes(r.priv_key_template)?);
                 let (public, private) = unit.generate_key_pair(&mechanism(r.mech)?, &public, &private)?;
                 Answer::GenerateKeyPair(wire::GenerateKeyPairResponse {
                     priv_key: Some(key_message(&private)),
@@ -89,19 +98,22 @@ impl TokensService {
                 Answer::WrapKey(wire::WrapKeyResponse { wrapped })
             }
             Call::UnwrapKey(r) => {
-                let template = attributes(r.template);
+                let template = attributes(r.template)?;
                 let made = unit.unwrap_key(&mechanism(r.mech)?, &key(r.ke_k)?, &r.wrapped, &template)?;
                 let unwrapped = Some(key_message(&made));
                 Answer::UnwrapKey(wire::UnwrapKeyResponse { unwrapped, ..Default::default() })
             }
             Call::DeriveKey(r) => {
                 let made =
-                    unit.derive_key(&mechanism(r.mech)?, &key(r.base_key)?, &attributes(r.template))?;
+                    unit.derive_key(&mechanism(r.mech)?, &key(r.base_key)?, &attributes(r.template)?)?;
                 let new_key = Some(key_message(&made));
                 Answer::DeriveKey(wire::DeriveKeyResponse { new_key, ..Default::default() })
             }
             Call::GetAttributeValue(r) => {
                 let object = blob(&r.object)?;
+                if r.attributes.len() > MAX_ATTRIBUTES {
+                    return Err(Error::new(CKR_ARGUMENTS_BAD, "at most 128 attributes may be asked for"));
+                }
                 let values = r.attributes.into_keys().map(|kind| {
                     let value = Bytes::from_owner(unit.sealed_attribute(&object, kind)?);
                     Ok((kind, wire::AttributeValue { one_attr: Some(OneAttr::AttributeB(value)) }))
@@ -110,15 +122,15 @@ impl TokensService {
                 Answer::GetAttributeValue(wire::GetAttributeValueResponse { attributes })
             }
             Call::SetAttributeValue(r) => {
-                let changed = unit.change_object(&blob(&r.object)?, &attributes(r.attributes), false)?;
+                let changed = unit.change_object(&blob(&r.object)?, &attributes(r.attributes)?, false)?;
                 Answer::SetAttributeValue(wire::SetAttributeValueResponse { object: bytes(&changed) })
             }
             Call::CopyObject(r) => {
-                let copy = unit.change_object(&blob(&r.object)?, &attributes(r.changes), true)?;
+                let copy = unit.change_object(&blob(&r.object)?, &attributes(r.changes)?, true)?;
                 Answer::CopyObject(proto::CopyObjectResponse { object: bytes(&copy) })
             }
             Call::CreateObject(r) => {
-                let made = unit.create_object(&attributes(r.template))?;
+                let made = unit.create_object(&attributes(r.template)?)?;
                 Answer::CreateObject(proto::CreateObjectResponse { object: bytes(&made) })
             }
             Call::ListTokens(_) => {
@@ -144,7 +156,9 @@ impl TokensService {
             Call::PutObject(r) => {
                 let (grant, id) = (grant(r.grant), object_id(&r.id)?);
                 let object = blob(&r.object)?;
-                let revision = self.tokens.put_object(&r.serial, grant.as_ref(), id, &object, r.create)?;
+                let replaces = (!r.replaces.is_empty()).then(|| blob(&r.replaces)).transpose()?;
+                let revision =
+                    self.tokens.put_object(&r.serial, grant.as_ref(), id, &object, replaces.as_ref())?;
                 Answer::PutObject(proto::PutObjectResponse { revision })
             }
             Call::DeleteObject(r) => {
@@ -156,6 +170,7 @@ impl TokensService {
                 let changes = self.tokens.changes(&r.serial, grant(r.grant).as_ref(), r.since)?;
                 Answer::Changes(proto::ChangesResponse {
                     revision: changes.revision,
+                    more: changes.more,
                     stored: changes
                         .stored
                         .iter()
@@ -188,12 +203,7 @@ impl proto::tokens_server::Tokens for TokensService {
 fn is_slow(call: &Call) -> bool {
     !matches!(
         call,
-        Call::GenerateRandom(_)
-            | Call::Encrypt(_)
-            | Call::Decrypt(_)
-            | Call::Sign(_)
-            | Call::Verify(_)
-            | Call::Changes(_)
+        Call::GenerateRandom(_) | Call::Encrypt(_) | Call::Decrypt(_) | Call::Sign(_) | Call::Verify(_)
     )
 }
 
@@ -224,3 +234,4 @@ fn token(token: Token) -> proto::Token {
 }
 
 const MAX_RANDOM_BYTES: u64 = 1_000_000;
+const MAX_SLOW_CALLS: usize = 128;

@@ -1,6 +1,6 @@
 //! Root keys: create, wrap, unwrap, rotate, disable, enable, delete. The state is checked at every use.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use base64::Engine;
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::lifecycle::{Action, State};
-use crate::keystore::{self, Expect, Record, Write};
+use crate::keystore::{self, Effect, Expect, Record, Write};
 use crate::services::clock::{Clock, rfc3339};
 use crate::services::region::Region;
 use crate::units::{Error as UnitError, KeyBlob, random};
@@ -20,6 +20,8 @@ pub struct RootKeys {
     clock: Arc<dyn Clock>,
     /// What the keystore holds, parsed: a use of a key reads no disk.
     keys: RwLock<HashMap<String, Arc<RootKey>>>,
+    /// Keys whose records cannot be read: refused by name, the others serve.
+    damaged: HashSet<String>,
 }
 
 /// A root key as the keystore has it, and as anybody with access may see it.
@@ -164,14 +166,19 @@ impl RootKeys {
     /// The root keys in a region's keystore.
     ///
     /// # Errors
-    /// [`Error::Damaged`], naming the key, if a record cannot be read.
+    /// [`Error::Keystore`].
     pub fn open(region: Arc<Region>, clock: Arc<dyn Clock>) -> Result<Self> {
-        let mut keys = HashMap::new();
+        let (mut keys, mut damaged) = (HashMap::new(), HashSet::new());
         for record in region.keystore().scan(KIND)? {
-            let key = RootKey::from_record(&record)?;
-            keys.insert(key.id.clone(), Arc::new(key));
+            match RootKey::from_record(&record) {
+                Ok(key) => drop(keys.insert(key.id.clone(), Arc::new(key))),
+                Err(error) => {
+                    tracing::error!(%error, "a root key takes no part");
+                    damaged.insert(record.id);
+                }
+            }
         }
-        Ok(Self { region, clock, keys: RwLock::new(keys) })
+        Ok(Self { region, clock, keys: RwLock::new(keys), damaged })
     }
 
     /// A new root key: generated, or imported if there is material.
@@ -210,7 +217,10 @@ impl RootKeys {
     pub fn get(&self, key: &str) -> Result<Arc<RootKey>> {
         let id = self.id(key).ok_or_else(|| Error::NotFound(printable(key)))?;
         let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
-        keys.get(id).cloned().ok_or_else(|| Error::NotFound(printable(key)))
+        keys.get(id).cloned().ok_or_else(|| match self.damaged.get(id) {
+            Some(id) => Error::Damaged(id.clone()),
+            None => Error::NotFound(printable(key)),
+        })
     }
 
     /// All root keys, ordered by id.
@@ -387,7 +397,8 @@ impl RootKeys {
             0 => Expect::Absent,
             version => Expect::Version(version),
         };
-        let write = Write { kind: KIND.into(), id: key.id.clone(), expect, body: Some(key.to_body()?) };
+        let write =
+            Write { kind: KIND.into(), id: key.id.clone(), expect, effect: Effect::Put(key.to_body()?) };
         self.region.keystore().commit(vec![write]).map_err(|error| match error {
             keystore::Error::Conflict { .. } => Error::Busy(key.id.clone()),
             other => other.into(),

@@ -12,7 +12,7 @@ use crate::units::{Error, Result};
 
 /// Encrypts in one part.
 pub(in crate::units) fn encrypt(mechanism: &Mechanism, key: &[u8], plaintext: &[u8]) -> Result<Vec<u8>> {
-    let job = Job::new(mechanism, key)?;
+    let job = Job::new(mechanism, key, plaintext.len())?;
     if job.whole_blocks && !plaintext.len().is_multiple_of(BLOCK_BYTES) {
         return Err(Error::new(CKR_DATA_LEN_RANGE, "the data is not a whole number of 16-byte blocks"));
     }
@@ -39,7 +39,7 @@ pub(in crate::units) fn decrypt(
     key: &[u8],
     ciphertext: &[u8],
 ) -> Result<Zeroizing<Vec<u8>>> {
-    let job = Job::new(mechanism, key)?;
+    let job = Job::new(mechanism, key, ciphertext.len())?;
     let Some(body_len) = ciphertext.len().checked_sub(job.tag_bytes) else {
         return Err(Error::new(CKR_ENCRYPTED_DATA_LEN_RANGE, "the ciphertext is shorter than its tag"));
     };
@@ -173,6 +173,18 @@ fn no_parameter(mechanism: &Mechanism) -> Result<()> {
     }
 }
 
+/// A counter that would wrap would repeat its key stream, or carry into the nonce beside it.
+fn check_counter(bits: u32, block: &[u8; BLOCK_BYTES], data_len: usize) -> Result<()> {
+    let room = match 1u128.checked_shl(bits) {
+        Some(period) => period - (u128::from_be_bytes(*block) & (period - 1)),
+        None => return Ok(()),
+    };
+    if data_len.div_ceil(BLOCK_BYTES) as u128 <= room {
+        return Ok(());
+    }
+    Err(Error::new(CKR_DATA_LEN_RANGE, "the data is longer than the counter lasts"))
+}
+
 fn bad_key() -> Error {
     Error::new(CKR_KEY_SIZE_RANGE, "an AES key has 16, 24 or 32 bytes")
 }
@@ -188,7 +200,7 @@ struct Job<'a> {
 }
 
 impl<'a> Job<'a> {
-    fn new(mechanism: &'a Mechanism, key: &[u8]) -> Result<Self> {
+    fn new(mechanism: &'a Mechanism, key: &[u8], data_len: usize) -> Result<Self> {
         let bad_parameter =
             || Error::new(CKR_MECHANISM_PARAM_INVALID, "the parameter does not fit the AES mechanism");
         let by_size = |ciphers: [&'static CipherRef; 3]| match key.len() {
@@ -209,12 +221,13 @@ impl<'a> Job<'a> {
                 let padded = mechanism.kind == CKM_AES_CBC_PAD;
                 Ok(Job { padded, whole_blocks: !padded, ..plain(cipher, Some(iv)) })
             }
-            (CKM_AES_CTR, Parameter::Ctr { counter_bits: 1..=128, counter_block }) => {
+            (CKM_AES_CTR, Parameter::Ctr { counter_bits: counter_bits @ 1..=128, counter_block }) => {
+                check_counter(*counter_bits, counter_block, data_len)?;
                 let cipher = by_size([Cipher::aes_128_ctr(), Cipher::aes_192_ctr(), Cipher::aes_256_ctr()])?;
                 Ok(Job { whole_blocks: false, ..plain(cipher, Some(counter_block)) })
             }
             (CKM_AES_GCM, Parameter::Gcm { iv, aad, tag_bits }) => {
-                if !(1..=256).contains(&iv.len())
+                if !(1..=128).contains(&iv.len())
                     || !(32..=128).contains(tag_bits)
                     || !tag_bits.is_multiple_of(8)
                 {

@@ -47,13 +47,17 @@ pub(in crate::units) fn private_key(clear: &Attributes, secret: &Attributes) -> 
     let value = secret
         .get(CKA_VALUE)
         .ok_or_else(|| Error::new(CKR_TEMPLATE_INCOMPLETE, "CKA_VALUE of the EC private key is missing"))?;
-    let scalar = BigNum::from_slice(value).map_err(openssl_error)?;
+    let mut scalar = BigNum::from_slice(value).map_err(openssl_error)?;
     let mut point = EcPoint::new(&group).map_err(openssl_error)?;
     let mut context = BigNumContext::new().map_err(openssl_error)?;
     point.mul_generator2(&group, &scalar, &mut context).map_err(openssl_error)?;
-    let key = EcKey::from_private_components(&group, &scalar, &point).map_err(openssl_error)?;
-    key.check_key().map_err(openssl_error)?;
-    PKey::from_ec_key(key).map_err(openssl_error)
+    let key = EcKey::from_private_components(&group, &scalar, &point).and_then(|key| {
+        key.check_key()?;
+        Ok(key)
+    });
+    scalar.clear();
+    let no_key = |_| Error::new(CKR_ATTRIBUTE_VALUE_INVALID, "CKA_VALUE is no private key of the curve");
+    PKey::from_ec_key(key.map_err(no_key)?).map_err(openssl_error)
 }
 
 /// The public key that these attributes describe. `CKA_EC_POINT` is a DER OCTET STRING.
@@ -63,18 +67,25 @@ pub fn public_key(attributes: &Attributes) -> Result<PKey<Public>> {
         .get(CKA_EC_POINT)
         .ok_or_else(|| Error::new(CKR_TEMPLATE_INCOMPLETE, "CKA_EC_POINT of the EC public key is missing"))?;
     let mut context = BigNumContext::new().map_err(openssl_error)?;
-    let point = EcPoint::from_bytes(&group, point_bytes(point), &mut context)
+    let key = EcPoint::from_bytes(&group, point_bytes(&group, point), &mut context)
+        .and_then(|point| EcKey::from_public_key(&group, &point))
+        .and_then(|key| {
+            key.check_key()?;
+            Ok(key)
+        })
         .map_err(|_| Error::new(CKR_ATTRIBUTE_VALUE_INVALID, "CKA_EC_POINT is no point of the curve"))?;
-    let key = EcKey::from_public_key(&group, &point).map_err(openssl_error)?;
     PKey::from_ec_key(key).map_err(openssl_error)
 }
 
-/// The point inside a DER OCTET STRING; callers that pass it raw are understood too.
-pub(in crate::units) fn point_bytes(der: &[u8]) -> &[u8] {
+/// The point inside a DER OCTET STRING; callers that pass it raw are understood too. The length decides: the
+/// DER form of a point is never as long as a raw one.
+pub(in crate::units) fn point_bytes<'a>(group: &EcGroupRef, der: &'a [u8]) -> &'a [u8] {
+    let field = field_bytes(group);
     match der {
+        raw if raw.len() == 2 * field + 1 || raw.len() == field + 1 => raw,
         [0x04, len, point @ ..] if *len < 0x80 && point.len() == *len as usize => point,
         [0x04, 0x81, len, point @ ..] if point.len() == *len as usize => point,
-        raw => raw,
+        other => other,
     }
 }
 
@@ -169,7 +180,7 @@ pub(in crate::units) fn derive(key: &PKeyRef<Private>, peer: &[u8]) -> Result<Ze
     let ec_key = key.ec_key().map_err(openssl_error)?;
     let group = ec_key.group();
     let mut context = BigNumContext::new().map_err(openssl_error)?;
-    let point = EcPoint::from_bytes(group, point_bytes(peer), &mut context).map_err(|_| invalid())?;
+    let point = EcPoint::from_bytes(group, point_bytes(group, peer), &mut context).map_err(|_| invalid())?;
     let peer = EcKey::from_public_key(group, &point).map_err(|_| invalid())?;
     peer.check_key().map_err(|_| invalid())?;
     let peer = PKey::from_ec_key(peer).map_err(openssl_error)?;

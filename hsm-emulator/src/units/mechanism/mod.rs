@@ -28,7 +28,7 @@ pub enum Parameter {
     Bytes(Vec<u8>),
     /// `CK_GCM_PARAMS`.
     Gcm {
-        /// 1 to 256 bytes.
+        /// 1 to 128 bytes, as many as OpenSSL takes.
         iv: Vec<u8>,
         /// Additional authenticated data.
         aad: Vec<u8>,

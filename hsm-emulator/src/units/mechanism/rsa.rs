@@ -20,6 +20,11 @@ pub(in crate::units) fn private_key(clear: &Attributes, secret: &Attributes) -> 
     let (p, q) = (number(CKA_PRIME_1)?, number(CKA_PRIME_2)?);
     let (dp, dq, qi) = (number(CKA_EXPONENT_1)?, number(CKA_EXPONENT_2)?, number(CKA_COEFFICIENT)?);
     check_size(n.num_bits())?;
+    // Before anything is computed with them: the cost of that grows with their size.
+    let too_large = [&e, &d, &p, &q, &dp, &dq, &qi].iter().any(|part| part.num_bits() > n.num_bits());
+    if too_large || p.num_bits() + q.num_bits() > n.num_bits() + 1 {
+        return Err(Error::new(CKR_ATTRIBUTE_VALUE_INVALID, "the components are no RSA key"));
+    }
     let rsa = Rsa::from_private_components(n, e, d, p, q, dp, dq, qi).map_err(openssl_error)?;
     PKey::from_rsa(rsa).map_err(openssl_error)
 }

@@ -164,8 +164,15 @@ impl Connections {
         Err(last)
     }
 
-    fn with_line<R>(&self, use_line: impl FnOnce(&mut Line) -> Result<R>) -> Result<R> {
-        use_line(&mut lock(&self.place().0))
+    fn with_line<R: Send>(&self, use_line: impl FnOnce(&mut Line) -> Result<R> + Send) -> Result<R> {
+        if PLACES.try_with(|_| ()).is_ok() {
+            return use_line(&mut lock(&self.place().0));
+        }
+        // The thread is ending (an exit handler, perhaps), and what the runtime keeps for it is gone already:
+        // another thread makes the call.
+        let call = || use_line(&mut Line::default());
+        std::thread::scope(|scope| scope.spawn(call).join())
+            .unwrap_or_else(|_| Err(unreachable_hsm("the process is ending")))
     }
 
     fn place(&self) -> Arc<Place> {
@@ -227,8 +234,12 @@ impl Connection {
     fn exchange(&mut self, request: Request) -> Result<response::Answer, Broken> {
         let Some(Open { requests, answers, runtime }) = &mut self.open else { return Err(Broken::TimedOut) };
         let lost = |_| Broken::Lost("the stream is closed".to_owned());
+        let limit = match request.call {
+            Some(request::Call::GenerateKeyPair(_)) => KEY_PAIR_TIMEOUT,
+            _ => CALL_TIMEOUT,
+        };
         requests.send(request).map_err(lost)?;
-        match runtime.block_on(timeout(CALL_TIMEOUT, answers.message())) {
+        match runtime.block_on(timeout(limit, answers.message())) {
             None => Err(Broken::TimedOut),
             Some(Err(status)) => Err(Broken::Lost(status.message().to_owned())),
             Some(Ok(None)) => Err(Broken::Lost("the HSM has ended the stream".to_owned())),
@@ -327,6 +338,8 @@ thread_local! {
 static NEXT: AtomicU64 = AtomicU64::new(0);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// An RSA key of 8192 bits takes many seconds to find.
+const KEY_PAIR_TIMEOUT: Duration = Duration::from_secs(120);
 /// 64 MiB of data, and the message around them.
 const MAX_MESSAGE_BYTES: usize = 68 << 20;
 const STREAM_WINDOW_BYTES: u32 = 4 << 20;
