@@ -39,8 +39,19 @@ impl Buckets {
         self.read().values().cloned().collect()
     }
 
-    /// Adds a bucket.
+    /// Adds a bucket. A caller that goes away does not leave table and memory apart.
     pub async fn insert(&self, bucket: Bucket) -> Result<()> {
+        let buckets = self.clone();
+        tokio::spawn(async move { buckets.insert_to_the_end(bucket).await }).await?
+    }
+
+    /// Removes an empty bucket, likewise to the end.
+    pub async fn delete(&self, bucket: Arc<Bucket>) -> Result<()> {
+        let buckets = self.clone();
+        tokio::spawn(async move { buckets.delete_to_the_end(&bucket).await }).await?
+    }
+
+    async fn insert_to_the_end(&self, bucket: Bucket) -> Result<()> {
         let row = bucket.clone();
         if !self.metadata.commit(move |db| tables::insert_bucket(db, &row)).await? {
             return Err(already_owned());
@@ -49,8 +60,7 @@ impl Buckets {
         Ok(())
     }
 
-    /// Removes an empty bucket.
-    pub async fn delete(&self, bucket: &Bucket) -> Result<()> {
+    async fn delete_to_the_end(&self, bucket: &Bucket) -> Result<()> {
         let id = bucket.id;
         self.metadata
             .commit(move |db| {

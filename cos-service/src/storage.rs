@@ -72,7 +72,7 @@ impl Storage {
     /// Removes an empty bucket. Needs no key.
     pub async fn delete_bucket(&self, name: &str) -> Result<()> {
         let bucket = self.buckets.get(name)?;
-        self.buckets.delete(&bucket).await?;
+        self.buckets.delete(Arc::clone(&bucket)).await?;
         self.keys.forget(bucket.id);
         tracing::info!(bucket = name, "bucket deleted");
         Ok(())

@@ -285,3 +285,24 @@ def test_a_body_that_breaks_off_is_not_stored(region: Region, bucket: str) -> No
         connection.settimeout(30)
         assert b"200 OK" not in connection.recv(4096)
     assert signer.send("GET", f"{bucket}/key").status == 404
+
+
+@pytest.mark.parametrize(
+    "promise",
+    [
+        {"ObjectLockMode": "COMPLIANCE", "ObjectLockRetainUntilDate": "2099-01-01T00:00:00Z"},
+        {"Tagging": "a=b"},
+        {"WebsiteRedirectLocation": "/elsewhere"},
+    ],
+)
+def test_what_is_not_kept_is_refused_not_ignored(region: Region, bucket: str, promise: dict[str, Any]) -> None:
+    with pytest.raises(Exception, match="NotImplemented"):
+        region.s3().put_object(Bucket=bucket, Key="a", Body=b"a", **promise)
+
+
+def test_a_conditional_delete_does_not_delete(region: Region, bucket: str) -> None:
+    s3 = region.s3()
+    s3.put_object(Bucket=bucket, Key="a", Body=b"new")
+    answer = s3.delete_objects(Bucket=bucket, Delete={"Objects": [{"Key": "a", "ETag": '"old"'}]})
+    assert [error["Code"] for error in answer["Errors"]] == ["NotImplemented"]
+    assert s3.get_object(Bucket=bucket, Key="a")["Body"].read() == b"new"

@@ -137,6 +137,9 @@ impl BucketKeys {
             .unwrap(&wrapped.root_key_crn, &wrapped.ciphertext, aad(bucket, &wrapped.root_key_crn))
             .await;
         match outcome {
+            Ok(_) if asked.elapsed() >= self.lease => {
+                Err(Refusal::Unreachable("the HSM took longer to answer than a lease lasts".to_owned()))
+            }
             Ok(Unwrapped { key, rewrapped }) => {
                 let key = Arc::new(key);
                 let lease = Lease {

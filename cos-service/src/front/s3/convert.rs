@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use s3s::{S3Error, S3ErrorCode, dto};
 use time::OffsetDateTime;
 
@@ -234,9 +234,39 @@ pub fn refuse_object_encryption(headers: &HeaderMap, keyed: bool) -> Result<()> 
     }
 }
 
+/// Headers that promise a client something about the object that is not kept here: better refused than ignored.
+pub fn refuse_unsupported(headers: &HeaderMap) -> Result<()> {
+    for name in headers.keys().map(HeaderName::as_str) {
+        let what = match name {
+            _ if name.starts_with("x-amz-object-lock-") => "Object Lock",
+            _ if name.starts_with("retention-") => "Immutable Object Storage",
+            _ if name.starts_with("x-amz-grant-") => "An access control list",
+            "x-amz-tagging" => "Object tagging",
+            "x-amz-website-redirect-location" => "A website redirect",
+            _ => continue,
+        };
+        return Err(Error::not_implemented(what));
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn promises_that_are_not_kept_are_refused() {
+        let with =
+            |name| HeaderMap::from_iter([(HeaderName::from_static(name), HeaderValue::from_static("1"))]);
+        for name in ["x-amz-object-lock-mode", "retention-period", "x-amz-grant-read", "x-amz-tagging"] {
+            assert_eq!(
+                refuse_unsupported(&with(name)).map_err(|error| error.code),
+                Err("NotImplemented"),
+                "{name}"
+            );
+        }
+        assert!(refuse_unsupported(&with("x-amz-meta-retention-period")).is_ok());
+    }
 
     #[test]
     fn url_encoding_keeps_what_s3_keeps() {

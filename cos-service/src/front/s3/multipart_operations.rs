@@ -27,6 +27,7 @@ impl Front {
     ) -> Answer<CreateMultipartUploadOutput> {
         let input = req.input;
         convert::refuse_object_encryption(&req.headers, self.is_keyed(&input.bucket)?)?;
+        convert::refuse_unsupported(&req.headers)?;
         let algorithm = convert::algorithm(input.checksum_algorithm.as_ref())?;
         let kind = convert::kind(input.checksum_type.as_ref())?;
         let stored = GivenHeaders {
@@ -208,6 +209,7 @@ impl Front {
     ) -> Answer<CompleteMultipartUploadOutput> {
         let input = req.input;
         convert::refuse_object_encryption(&req.headers, self.is_keyed(&input.bucket)?)?;
+        convert::refuse_unsupported(&req.headers)?;
         let claimed = ClaimedWhole {
             checksum: given_checksum!(input)?,
             size: input.mpu_object_size.and_then(|size| u64::try_from(size).ok()),

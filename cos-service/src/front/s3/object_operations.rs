@@ -44,6 +44,7 @@ impl Front {
     pub(super) async fn put_object(&self, req: S3Request<PutObjectInput>) -> Answer<PutObjectOutput> {
         let (input, headers) = (req.input, req.headers);
         convert::refuse_object_encryption(&headers, self.is_keyed(&input.bucket)?)?;
+        convert::refuse_unsupported(&headers)?;
         if input.write_offset_bytes.is_some() {
             return Err(Error::not_implemented("Appending to objects"));
         }
@@ -166,7 +167,11 @@ impl Front {
         req: S3Request<DeleteObjectInput>,
     ) -> Answer<DeleteObjectOutput> {
         refuse_version(req.input.version_id.as_deref())?;
-        if req.input.if_match.is_some() || req.input.if_match_size.is_some() {
+        let input = &req.input;
+        if input.if_match.is_some()
+            || input.if_match_size.is_some()
+            || input.if_match_last_modified_time.is_some()
+        {
             return Err(Error::not_implemented("A conditional delete"));
         }
         self.storage.delete_object(&req.input.bucket, &req.input.key).await?;
@@ -188,7 +193,13 @@ impl Front {
         let mut errors = Vec::new();
         let mut keys = Vec::new();
         for object in objects {
-            match check_key(&object.key).and_then(|()| refuse_version(object.version_id.as_deref())) {
+            let conditional =
+                object.e_tag.is_some() || object.last_modified_time.is_some() || object.size.is_some();
+            let refused = match conditional {
+                true => Err(Error::not_implemented("A conditional delete")),
+                false => check_key(&object.key).and_then(|()| refuse_version(object.version_id.as_deref())),
+            };
+            match refused {
                 Ok(()) => keys.push(object.key),
                 Err(error) => errors.push(s3s::dto::Error {
                     code: Some(error.code.to_owned()),
@@ -210,6 +221,10 @@ impl Front {
     pub(super) async fn copy_object(&self, req: S3Request<CopyObjectInput>) -> Answer<CopyObjectOutput> {
         let (input, headers) = (req.input, req.headers);
         convert::refuse_object_encryption(&headers, self.is_keyed(&input.bucket)?)?;
+        convert::refuse_unsupported(&headers)?;
+        if headers.contains_key(http::header::IF_MATCH) || headers.contains_key(http::header::IF_NONE_MATCH) {
+            return Err(Error::not_implemented("A copy on condition of its destination"));
+        }
         refuse_acl(input.acl.as_ref())?;
         let conditions = convert::conditions(
             input.copy_source_if_match,
