@@ -237,11 +237,20 @@ pub fn insert_blob(db: &Connection, owner: Uuid, blob: &BlobRow) -> Result<()> {
 
 /// The blobs of an object version, in order.
 pub fn blobs_of(db: &Connection, owner: Uuid) -> Result<Vec<BlobRow>> {
+    blobs(db, owner, true)
+}
+
+/// The same as far as they are described: what is inline is left where it is.
+pub fn blobs_without_content(db: &Connection, owner: Uuid) -> Result<Vec<BlobRow>> {
+    blobs(db, owner, false)
+}
+
+fn blobs(db: &Connection, owner: Uuid, content: bool) -> Result<Vec<BlobRow>> {
     let mut query = db.prepare_cached(
-        "SELECT id, position, size, stored, segment, crc64, data_key, inline FROM blobs
-         WHERE owner = ? ORDER BY position",
+        "SELECT id, position, size, stored, segment, crc64, data_key, CASE WHEN ?2 THEN inline END FROM blobs
+         WHERE owner = ?1 ORDER BY position",
     )?;
-    let rows = query.query_map([owner.as_bytes()], |row| {
+    let rows = query.query_map(params![owner.as_bytes(), content], |row| {
         Ok(BlobRow {
             id: uuid(row, 0)?,
             position: row.get(1)?,

@@ -36,7 +36,7 @@ pub struct FoundObject {
     /// The opened attributes.
     pub attributes: Attributes,
     bucket: Arc<Bucket>,
-    blobs: Vec<Source>,
+    blobs: Vec<BlobRow>,
     reading: Arc<Reading>,
 }
 
@@ -49,8 +49,8 @@ impl FoundObject {
         let (index, blob) = blob.ok_or_else(|| {
             Error::new("InvalidPartNumber", 416, "The requested partnumber is not satisfiable")
         })?;
-        let start = self.blobs[..index].iter().map(|blob| blob.row.size).sum();
-        Ok(start..start + blob.row.size)
+        let start = self.blobs[..index].iter().map(|blob| blob.size).sum();
+        Ok(start..start + blob.size)
     }
 }
 
@@ -75,12 +75,6 @@ impl ByteRange {
         }
         Ok(range)
     }
-}
-
-/// One blob of an object, with the key to it.
-struct Source {
-    row: BlobRow,
-    data_key: Option<DataKey>,
 }
 
 /// Plaintext that is read and released in one go.
@@ -110,7 +104,7 @@ impl Storage {
             .read(move |db| {
                 let object = tables::object(db, id, &key)?.ok_or_else(Error::no_such_key)?;
                 let attributes = attributes::of_object(&seal, id, &key, &object)?;
-                let blobs = if content { sources(db, &seal, id, &object, &attributes)? } else { Vec::new() };
+                let blobs = if content { sources(db, &object, &attributes)? } else { Vec::new() };
                 Ok((object, attributes, blobs))
             })
             .await?;
@@ -122,30 +116,34 @@ impl Storage {
     pub async fn read(self: &Arc<Self>, object: FoundObject, range: Range<u64>) -> Result<Body> {
         let mut pieces = Vec::new();
         let mut start = 0;
-        for source in object.blobs {
-            let end = start + source.row.size;
+        for row in object.blobs {
+            let end = start + row.size;
             let (from, to) = (range.start.max(start), range.end.min(end));
             if from < to {
-                pieces.push((source, from - start..to - start));
+                pieces.push((row, from - start..to - start));
             }
             start = end;
         }
-        let (storage, bucket, reading) = (Arc::clone(self), object.bucket, object.reading);
+        let (storage, bucket) = (Arc::clone(self), object.bucket);
+        let mut unopened = pieces.len();
+        let mut reading = Some(object.reading);
         let mut body = stream::iter(pieces)
-            .then(move |(source, wanted)| {
-                let (storage, bucket, reading) =
-                    (Arc::clone(&storage), Arc::clone(&bucket), Arc::clone(&reading));
+            .then(move |(row, wanted)| {
+                // The names of blobs must stay valid until the last file is open, and no longer: a slow reader
+                // would keep everybody's deleted files.
+                unopened -= 1;
+                let reading = if unopened == 0 { reading.take() } else { reading.clone() };
+                let (storage, bucket) = (Arc::clone(&storage), Arc::clone(&bucket));
                 async move {
-                    // The blob's name must stay valid until the file is open.
                     let _reading = reading;
-                    let blobs = storage.blobs.clone();
-                    let id = bucket.id;
-                    let blob = if source.row.inline.is_some() {
-                        OpenBlob::new(source, id, None)?
+                    let seal = storage.seal(&bucket).await?;
+                    let (blobs, id) = (storage.blobs.clone(), bucket.id);
+                    let blob = if row.inline.is_some() {
+                        OpenBlob::new(row, id, &seal, None)?
                     } else {
                         spawn_blocking(move || {
-                            let file = blobs.open_blob(source.row.id)?;
-                            OpenBlob::new(source, id, Some(file))
+                            let file = blobs.open_blob(row.id)?;
+                            OpenBlob::new(row, id, &seal, Some(file))
                         })
                         .await??
                     };
@@ -172,17 +170,18 @@ impl Storage {
         let total = blob.size;
         stream::iter(blob.chunks(wanted))
             .map(move |range| {
-                let (storage, bucket, blob) = (Arc::clone(&self), Arc::clone(&bucket), Arc::clone(&blob));
-                async move {
-                    // The lease holds for a download in progress as well.
-                    if bucket.key.is_some() {
-                        storage.seal(&bucket).await?;
-                    }
-                    spawn_blocking(move || blob.chunk(range)).await?
-                }
-                .boxed()
+                let blob = Arc::clone(&blob);
+                async move { spawn_blocking(move || blob.chunk(range)).await? }.boxed()
             })
             .buffered(READ_AHEAD)
+            .and_then(move |bytes| {
+                // The lease holds for a download in progress as well, and for what was read ahead of it.
+                let (storage, bucket) = (Arc::clone(&self), Arc::clone(&bucket));
+                async move {
+                    storage.seal(&bucket).await?;
+                    Ok(bytes)
+                }
+            })
             .and_then(move |bytes| {
                 let outcome = match &mut crc {
                     None => Ok(bytes),
@@ -202,13 +201,7 @@ impl Storage {
     }
 }
 
-fn sources(
-    db: &rusqlite::Connection,
-    seal: &Seal,
-    bucket: Uuid,
-    object: &ObjectRow,
-    attributes: &Attributes,
-) -> Result<Vec<Source>> {
+fn sources(db: &rusqlite::Connection, object: &ObjectRow, attributes: &Attributes) -> Result<Vec<BlobRow>> {
     let blobs = tables::blobs_of(db, object.id)?;
     if total_size(&blobs) != Some(object.size) || content_id(&blobs) != attributes.content {
         return Err(Error::damaged(format_args!(
@@ -216,24 +209,7 @@ fn sources(
             object.id
         )));
     }
-    blobs
-        .into_iter()
-        .map(|row| {
-            let data_key = match (&row.data_key, seal.is_keyed()) {
-                (Some(sealed), true) => {
-                    Some(DataKey::from_slice(&seal.open(&Identity::data_key(bucket, row.id), sealed)?)?)
-                }
-                (None, false) => None,
-                _ => {
-                    return Err(Error::damaged(format_args!(
-                        "blob {} is of another kind than its bucket",
-                        row.id
-                    )));
-                }
-            };
-            Ok(Source { row, data_key })
-        })
-        .collect()
+    Ok(blobs)
 }
 
 /// A blob that is open for reading.
@@ -250,8 +226,17 @@ enum Content {
 }
 
 impl OpenBlob {
-    fn new(source: Source, bucket: Uuid, file: Option<File>) -> Result<Self> {
-        let Source { row, data_key } = source;
+    fn new(row: BlobRow, bucket: Uuid, seal: &Seal, file: Option<File>) -> Result<Self> {
+        let data_key = match (&row.data_key, seal.is_keyed()) {
+            (Some(sealed), true) => {
+                Some(DataKey::from_slice(&seal.open(&Identity::data_key(bucket, row.id), sealed)?)?)
+            }
+            (None, false) => None,
+            _ => {
+                let id = row.id;
+                return Err(Error::damaged(format_args!("blob {id} is of another kind than its bucket")));
+            }
+        };
         let content = match (row.inline, file) {
             (Some(bytes), _) => Content::Inline(bytes.into()),
             (None, Some(file)) => Content::File(file),

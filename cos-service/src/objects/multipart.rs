@@ -312,7 +312,7 @@ impl Completion {
             .ok_or_else(|| Error::damaged("a part's ETag is not an MD5"))?;
 
         let by_id: std::collections::HashMap<_, _> =
-            tables::blobs_of(db, self.upload)?.into_iter().map(|blob| (blob.id, blob)).collect();
+            tables::blobs_without_content(db, self.upload)?.into_iter().map(|blob| (blob.id, blob)).collect();
         let blobs = chosen
             .iter()
             .map(|(row, _)| by_id.get(&row.blob).cloned().ok_or_else(|| Error::damaged("a part has no blob")))
