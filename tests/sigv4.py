@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import http.client
+import socket
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from urllib.parse import quote, urlsplit
@@ -53,15 +54,17 @@ class Signer:
         text = "\n".join([kind, self._time, self._scope, *lines])
         return hmac.new(key, text.encode(), "sha256").hexdigest()
 
-    def headers(self, method: str, path: str, payload_hash: str, extra: dict[str, str]) -> dict[str, str]:
-        """Headers of a signed request; `path` is what is sent, without a query."""
+    def headers(
+        self, method: str, path: str, payload_hash: str, extra: dict[str, str], query: str = ""
+    ) -> dict[str, str]:
+        """Headers of a signed request; `path` is what is sent, without the query."""
         headers = {name.lower(): value for name, value in extra.items()}
         headers["host"] = urlsplit(self.endpoint).netloc
         headers["x-amz-date"] = self._time
         headers["x-amz-content-sha256"] = payload_hash
         names = ";".join(sorted(headers))
         canonical = "\n".join(
-            [method, path, "", *(f"{name}:{headers[name].strip()}" for name in sorted(headers)), "", names, payload_hash]
+            [method, path, query, *(f"{name}:{headers[name].strip()}" for name in sorted(headers)), "", names, payload_hash]
         )
         signature = self._sign("AWS4-HMAC-SHA256", hashlib.sha256(canonical.encode()).hexdigest())
         headers["authorization"] = (
@@ -75,13 +78,16 @@ class Signer:
         bucket_and_key: str,
         body: bytes = b"",
         payload_hash: str | None = None,
+        query: dict[str, str] | None = None,
         **extra: str,
     ) -> Response:
         """Signs and sends; underscores in the names of extra headers become hyphens."""
         path = "/" + quote(bucket_and_key, safe="/~")
+        canonical = "&".join(f"{quote(name)}={quote(value, safe='')}" for name, value in sorted((query or {}).items()))
         extra = {name.replace("_", "-"): value for name, value in extra.items()}
         digest = payload_hash or hashlib.sha256(body).hexdigest()
-        return exchange(self.endpoint, method, path, body, self.headers(method, path, digest, extra))
+        headers = self.headers(method, path, digest, extra, canonical)
+        return exchange(self.endpoint, method, f"{path}?{canonical}" if canonical else path, body, headers)
 
     def send_chunked(
         self,
@@ -119,6 +125,21 @@ class Signer:
                 body += f"x-amz-trailer-signature:{self._sign('AWS4-HMAC-SHA256-TRAILER', signature, digest)}\r\n".encode()
         body += b"\r\n"
         return exchange(self.endpoint, "PUT", path, body, signed)
+
+    def begin(
+        self, method: str, bucket_and_key: str, length: int, payload_hash: str, query: str = "", **extra: str
+    ) -> socket.socket:
+        """Sends the head of a request with a body of so many bytes, and leaves the rest to the caller."""
+        path = "/" + quote(bucket_and_key, safe="/~")
+        extra = {name.replace("_", "-"): value for name, value in extra.items()}
+        headers = self.headers(method, path, payload_hash, extra, query)
+        endpoint = urlsplit(self.endpoint)
+        assert endpoint.hostname and endpoint.port
+        connection = socket.create_connection((endpoint.hostname, endpoint.port), timeout=60)
+        lines = [f"{method} {path}{'?' + query if query else ''} HTTP/1.1", f"content-length: {length}"]
+        lines += [f"{name}: {value}" for name, value in headers.items()]
+        connection.sendall("\r\n".join([*lines, "", ""]).encode())
+        return connection
 
 
 def exchange(endpoint: str, method: str, path: str, body: bytes, headers: dict[str, str]) -> Response:

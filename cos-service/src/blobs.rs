@@ -72,6 +72,17 @@ impl Blobs {
         }
     }
 
+    /// Deletes what can be deleted, and returns it.
+    pub fn delete_all(&self, mut ids: Vec<Uuid>) -> Vec<Uuid> {
+        let wanted = ids.len();
+        let mut first_error = None;
+        ids.retain(|id| self.delete(*id).map_err(|error| first_error.get_or_insert(error).status).is_ok());
+        if let Some(error) = first_error {
+            tracing::warn!(%error, count = wanted - ids.len(), "files cannot be deleted; trying again later");
+        }
+        ids
+    }
+
     /// Every blob that has a file, with its size in bytes.
     pub fn list(&self) -> Result<Vec<(Uuid, u64)>> {
         let mut found = Vec::new();
@@ -143,10 +154,11 @@ pub struct PlacedBlob {
 }
 
 impl PlacedBlob {
-    /// To be called within the transaction that names the blob. If the outcome of that
-    /// transaction is unknown, the file stays; the next start sorts it out.
-    pub fn keep(mut self) {
+    /// To be called once a change that names the blob has run: from here on the file stays, whatever
+    /// happens to this process. The next start removes it if no row names it.
+    pub fn keep(mut self) -> Uuid {
         self.kept = true;
+        self.id
     }
 }
 

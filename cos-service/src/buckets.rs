@@ -132,6 +132,7 @@ pub fn is_valid_name(name: &str) -> bool {
         && bytes.first().is_some_and(alphanumeric)
         && bytes.last().is_some_and(alphanumeric)
         && !name.contains("..")
+        && !name.contains("--")
         && !name.starts_with("cosv1-")
         && !name.starts_with("account-")
         && name.parse::<std::net::Ipv4Addr>().is_err()
@@ -162,12 +163,22 @@ mod tests {
 
     #[test]
     fn bucket_names() {
-        for name in ["abc", "my-bucket", "a.b.c", "0a0", "double--dash", &"a".repeat(63)] {
+        for name in ["abc", "my-bucket", "a.b.c", "0a0", &"a".repeat(63)] {
             assert!(is_valid_name(name), "{name}");
         }
-        for name in
-            ["ab", "-abc", "abc-", "aBc", "a..b", "1.2.3.4", "cosv1-a", "account-a", "a_b", &"a".repeat(64)]
-        {
+        for name in [
+            "ab",
+            "double--dash",
+            "-abc",
+            "abc-",
+            "aBc",
+            "a..b",
+            "1.2.3.4",
+            "cosv1-a",
+            "account-a",
+            "a_b",
+            &"a".repeat(64),
+        ] {
             assert!(!is_valid_name(name), "{name}");
         }
     }

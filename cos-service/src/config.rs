@@ -13,6 +13,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use crate::{
     error::{Error, Result},
     keys::bucket_keys::check_lease,
+    pace::Pace,
 };
 
 /// Everything that can be set.
@@ -23,10 +24,12 @@ pub struct Config {
     pub state: PathBuf,
     /// Address to listen on; loopback only.
     pub listen: SocketAddr,
-    /// Address of the HSM, `http://host:port`.
-    pub hsm: String,
-    /// File with the HSM's API key.
-    pub hsm_api_key_file: PathBuf,
+    /// Addresses of the HSM's regions, `http://host:port`, home first. A file may give one as a string.
+    #[serde(deserialize_with = "one_or_more")]
+    pub hsm: Vec<String>,
+    /// File with the API key of all regions, or one file for each.
+    #[serde(deserialize_with = "one_or_more")]
+    pub hsm_api_key_file: Vec<PathBuf>,
     /// Deadline of a call to the HSM.
     pub hsm_timeout: Span,
     /// How long an unwrapped bucket key may be used, 1s to 60s.
@@ -39,6 +42,8 @@ pub struct Config {
     pub header_timeout: Span,
     /// Longest pause within a body or an answer.
     pub idle_timeout: Span,
+    /// Bytes per second that a client must send or take while it is waited for, averaged over `idle_timeout`; 0: no floor.
+    pub min_rate: u64,
     /// Time for requests in progress when the service stops.
     pub shutdown_timeout: Span,
     /// Longest life of a presigned URL.
@@ -54,15 +59,16 @@ impl Default for Config {
         Self {
             state: PathBuf::new(),
             listen: SocketAddr::from(([127, 0, 0, 1], 9000)),
-            hsm: String::new(),
-            hsm_api_key_file: PathBuf::new(),
+            hsm: Vec::new(),
+            hsm_api_key_file: Vec::new(),
             hsm_timeout: Span(Duration::from_millis(1200)),
             lease: Span(Duration::from_secs(10)),
             domains: vec!["localhost".to_owned()],
             max_connections: 1024,
             header_timeout: Span(Duration::from_secs(60)),
             idle_timeout: Span(Duration::from_secs(60)),
-            shutdown_timeout: Span(Duration::from_secs(10)),
+            min_rate: 1024,
+            shutdown_timeout: Span(Duration::from_secs(5)),
             presigned_max_life: Span(Duration::from_secs(7 * 24 * 3600)),
             allow_sigv2: false,
             log_format: LogFormat::Auto,
@@ -90,14 +96,22 @@ impl Config {
         toml::from_str(&text).map_err(|e| Error::invalid_argument(format!("{}: {e}", path.display())))
     }
 
+    /// The least pace of clients.
+    pub fn pace(&self) -> Pace {
+        Pace { idle: self.idle_timeout.0, min_rate: self.min_rate }
+    }
+
     /// Checks what types can't express.
     pub fn check(&self) -> Result<()> {
         let refuse = |message: String| Err(Error::invalid_argument(message));
         check_lease(self.lease.0)?;
+        if !(Duration::from_millis(100)..=Duration::from_secs(86_400)).contains(&self.idle_timeout.0) {
+            return refuse("idle_timeout must be 100 ms to 24 h".to_owned());
+        }
         if self.state.as_os_str().is_empty() {
             return refuse("no state directory: give --state DIR".to_owned());
         }
-        if self.hsm.is_empty() || self.hsm_api_key_file.as_os_str().is_empty() {
+        if self.hsm.is_empty() || self.hsm_api_key_file.is_empty() {
             return refuse("no HSM: give --hsm http://HOST:PORT and --hsm-api-key-file FILE".to_owned());
         }
         if !self.listen.ip().is_loopback() {
@@ -107,23 +121,55 @@ impl Config {
                 self.listen
             ));
         }
-        let uri: http::Uri =
-            self.hsm.parse().map_err(|e| Error::invalid_argument(format!("--hsm {}: {e}", self.hsm)))?;
-        let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
-        let loopback =
-            host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
-        if uri.scheme_str() != Some("http") || !loopback {
+        for (index, hsm) in self.hsm.iter().enumerate() {
+            check_region(hsm)?;
+            if self.hsm[..index].contains(hsm) {
+                return refuse(format!("--hsm {hsm} is given twice"));
+            }
+        }
+        let (files, regions) = (self.hsm_api_key_file.len(), self.hsm.len());
+        if files != 1 && files != regions {
             return refuse(format!(
-                "--hsm {}: this version reaches the HSM without TLS, so only http:// on a loopback address is \
-                 allowed: bucket keys would travel in the clear",
-                self.hsm
+                "--hsm-api-key-file: {files} files for {regions} addresses; give one for all, or one for each"
             ));
+        }
+        if self.hsm_api_key_file.iter().any(|file| file.as_os_str().is_empty()) {
+            return refuse("--hsm-api-key-file: the list has an empty entry".to_owned());
         }
         if self.max_connections == 0 {
             return refuse("max_connections must be at least 1".to_owned());
         }
         Ok(())
     }
+}
+
+fn check_region(hsm: &str) -> Result<()> {
+    if hsm.is_empty() {
+        return Err(Error::invalid_argument("--hsm: the list has an empty entry"));
+    }
+    let uri: http::Uri = hsm.parse().map_err(|e| Error::invalid_argument(format!("--hsm {hsm}: {e}")))?;
+    let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
+    let loopback = host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
+    if uri.scheme_str() != Some("http") || !loopback {
+        return Err(Error::invalid_argument(format!(
+            "--hsm {hsm}: this version reaches the HSM without TLS, so only http:// on a loopback address is \
+             allowed: bucket keys would travel in the clear"
+        )));
+    }
+    Ok(())
+}
+
+fn one_or_more<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum OneOrMore<T> {
+        One(T),
+        More(Vec<T>),
+    }
+    Ok(match OneOrMore::deserialize(deserializer)? {
+        OneOrMore::One(one) => vec![one],
+        OneOrMore::More(more) => more,
+    })
 }
 
 /// A duration with its unit: `250ms`, `10s`, `5m`, `2h`, `7d`.
@@ -194,17 +240,39 @@ mod tests {
     fn other_machines_are_refused_without_tls() {
         let good = Config {
             state: "s".into(),
-            hsm: "http://127.0.0.1:1".to_owned(),
-            hsm_api_key_file: "k".into(),
+            hsm: vec!["http://127.0.0.1:1".to_owned()],
+            hsm_api_key_file: vec!["k".into()],
             ..Config::default()
         };
         assert!(good.check().is_ok());
         let listen = Config { listen: "0.0.0.0:9000".parse().unwrap(), ..good.clone() };
         assert!(listen.check().unwrap_err().message.contains("loopback"));
         for hsm in ["http://10.0.0.1:1", "https://127.0.0.1:1", "nonsense"] {
-            assert!(Config { hsm: hsm.to_owned(), ..good.clone() }.check().is_err());
+            assert!(Config { hsm: vec![hsm.to_owned()], ..good.clone() }.check().is_err());
         }
-        assert!(Config { hsm: "http://[::1]:1".to_owned(), ..good.clone() }.check().is_ok());
+        assert!(Config { hsm: vec!["http://[::1]:1".to_owned()], ..good.clone() }.check().is_ok());
         assert!(Config { lease: Span(Duration::from_secs(61)), ..good }.check().is_err());
+    }
+
+    #[test]
+    fn lists_of_regions_are_strict() {
+        let regions = |hsm: &str, files: &str| {
+            let text = format!("state = 's'\nhsm = {hsm}\nhsm_api_key_file = {files}");
+            toml::from_str::<Config>(&text).unwrap().check()
+        };
+        let two = "['http://127.0.0.1:1', 'http://127.0.0.1:2']";
+        for (hsm, files) in [("'http://127.0.0.1:1'", "'k'"), (two, "'k'"), (two, "['k', 'l']")] {
+            regions(hsm, files).unwrap();
+        }
+        let twice = "['http://127.0.0.1:1', 'http://127.0.0.1:1']";
+        let empty = "['http://127.0.0.1:1', '']";
+        for (hsm, files, reason) in [
+            (two, "['k', 'l', 'm']", "3 files for 2"),
+            (two, "['k', '']", "empty entry"),
+            (twice, "'k'", "given twice"),
+            (empty, "'k'", "empty entry"),
+        ] {
+            assert!(regions(hsm, files).unwrap_err().message.contains(reason), "{hsm} {files}");
+        }
     }
 }

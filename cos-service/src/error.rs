@@ -6,6 +6,8 @@
 
 use std::borrow::Cow;
 
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+
 /// A failed operation: S3 code, HTTP status, message for the client, detail for the log.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{code}: {message}{}", .detail.as_deref().map(|d| format!(" ({d})")).unwrap_or_default())]
@@ -18,8 +20,8 @@ pub struct Error {
     pub message: Cow<'static, str>,
     /// Text for the log alone.
     pub detail: Option<String>,
-    /// Value of `Retry-After` in seconds.
-    pub retry_after_secs: Option<u32>,
+    /// Headers of the answer.
+    pub headers: Vec<(HeaderName, String)>,
 }
 
 /// The result of every layer of this crate.
@@ -28,7 +30,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 impl Error {
     /// An error with a code, a status and a message.
     pub fn new(code: &'static str, status: u16, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { code, status, message: message.into(), detail: None, retry_after_secs: None }
+        Self { code, status, message: message.into(), detail: None, headers: Vec::new() }
     }
 
     /// The same error, with something more for the log.
@@ -36,6 +38,19 @@ impl Error {
     pub fn because(mut self, detail: impl std::fmt::Display) -> Self {
         self.detail = Some(detail.to_string());
         self
+    }
+
+    /// The same error, with a header for its answer.
+    #[must_use]
+    pub fn with_header(mut self, name: HeaderName, value: impl Into<String>) -> Self {
+        self.headers.push((name, value.into()));
+        self
+    }
+
+    /// Its headers.
+    pub fn header_map(&self) -> HeaderMap {
+        let value = |text: &String| HeaderValue::from_str(text).ok();
+        self.headers.iter().filter_map(|(name, text)| Some((name.clone(), value(text)?))).collect()
     }
 
     /// Our own fault: a bug, a broken disk, a damaged record.
@@ -52,14 +67,13 @@ impl Error {
 
     /// The HSM can't be reached: nothing is known about the key.
     pub fn hsm_unreachable(detail: impl std::fmt::Display) -> Self {
-        let mut error = Self::new(
+        Self::new(
             "ServiceUnavailable",
             503,
             "The key management service of this bucket cannot be reached. Please retry.",
         )
-        .because(detail);
-        error.retry_after_secs = Some(1);
-        error
+        .because(detail)
+        .with_header(header::RETRY_AFTER, "1")
     }
 
     /// The root key is disabled, destroyed, or gone.
@@ -112,8 +126,8 @@ impl Error {
     }
 
     /// `If-None-Match` or `If-Modified-Since` on a read: the client's copy is current.
-    pub fn not_modified() -> Self {
-        Self::new("NotModified", 304, "Not Modified")
+    pub fn not_modified(etag: &str) -> Self {
+        Self::new("NotModified", 304, "Not Modified").with_header(header::ETAG, format!("\"{etag}\""))
     }
 
     /// A digest that the client announced differs from the body's.

@@ -1,7 +1,14 @@
 //! The `cos-service` program.
 #![forbid(unsafe_code)]
 
-use std::{io::IsTerminal, net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
+use std::{
+    io::IsTerminal,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
+};
 
 use clap::{Parser, Subcommand};
 use cos_service::{
@@ -39,12 +46,12 @@ struct Serve {
     /// Loopback address and port; port 0 picks a free one, written to STATE/endpoint.
     #[arg(long, value_name = "IP:PORT")]
     listen: Option<SocketAddr>,
-    /// Address of the HSM.
-    #[arg(long, value_name = "http://HOST:PORT")]
-    hsm: Option<String>,
-    /// File with the HSM's API key.
-    #[arg(long, value_name = "FILE")]
-    hsm_api_key_file: Option<PathBuf>,
+    /// Addresses of the HSM's regions, home first.
+    #[arg(long, value_name = "http://HOST:PORT", value_delimiter = ',')]
+    hsm: Option<Vec<String>>,
+    /// File with the API key of all regions, or one for each.
+    #[arg(long, value_name = "FILE", value_delimiter = ',')]
+    hsm_api_key_file: Option<Vec<PathBuf>>,
     /// How long an unwrapped bucket key may be used, 1s to 60s [default: 10s].
     #[arg(long, value_name = "DURATION")]
     lease: Option<Span>,
@@ -111,8 +118,11 @@ async fn serve(config: Config) -> Result<()> {
         (unix::signal(unix::SignalKind::terminate())?, unix::signal(unix::SignalKind::interrupt())?);
     let state = StateDir::open(&config.state)?;
     let (credentials, new) = state.credentials()?;
-    let hsm = HsmClient::new(&config.hsm, &api_key(&config)?, config.hsm_timeout.0)?;
-    let storage = Storage::open(state.path(), hsm, config.lease.0, config.idle_timeout.0)?;
+    let api_keys = config.hsm_api_key_file.iter().map(|path| api_key(path)).collect::<Result<Vec<_>>>()?;
+    // As many as there are regions, or one for all.
+    let regions = config.hsm.iter().zip(api_keys.iter().cycle());
+    let hsm = HsmClient::new(regions.map(|(url, key)| (url.as_str(), key.as_str())), config.hsm_timeout.0)?;
+    let storage = Storage::open(state.path(), hsm, config.lease.0)?;
     storage.sweep().await?;
     let outer = Arc::new(Outer {
         s3: s3::service(Arc::clone(&storage), &credentials, config.domains.clone()),
@@ -121,6 +131,7 @@ async fn serve(config: Config) -> Result<()> {
             allow_sigv2: config.allow_sigv2,
             presigned_max_secs: config.presigned_max_life.0.as_secs(),
         },
+        pace: config.pace(),
     });
     let listener = TcpListener::bind(config.listen)
         .await
@@ -151,8 +162,7 @@ async fn serve(config: Config) -> Result<()> {
     outcome
 }
 
-fn api_key(config: &Config) -> Result<Zeroizing<String>> {
-    let path = &config.hsm_api_key_file;
+fn api_key(path: &Path) -> Result<Zeroizing<String>> {
     let text = std::fs::read_to_string(path).map(Zeroizing::new).map_err(|e| {
         Error::internal(format_args!("cannot read the HSM's API key from {}: {e}", path.display()))
     })?;

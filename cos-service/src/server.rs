@@ -21,7 +21,12 @@ use tokio::{
     time::{Instant, Sleep},
 };
 
-use crate::{config::Config, error::Result, front::outer::Outer};
+use crate::{
+    config::Config,
+    error::Result,
+    front::outer::Outer,
+    pace::{Pace, Pacer},
+};
 
 /// Receive buffer of a connection, in bytes: also the largest body frame.
 const READ_BUFFER: usize = 1024 * 1024;
@@ -61,7 +66,7 @@ pub async fn serve(
         let connection = Connection {
             server: server.clone(),
             outer: Arc::clone(&outer),
-            idle: config.idle_timeout.0,
+            pace: config.pace(),
             stop: stop.clone(),
         };
         tokio::spawn(async move {
@@ -80,7 +85,7 @@ pub async fn serve(
 struct Connection {
     server: http1::Builder,
     outer: Arc<Outer>,
-    idle: Duration,
+    pace: Pace,
     stop: watch::Receiver<bool>,
 }
 
@@ -92,7 +97,7 @@ impl Connection {
         }
         let outer = self.outer;
         let busy = Arc::new(AtomicBool::new(false));
-        let io = TokioIo::new(IdleTimeout::new(stream, self.idle, Arc::clone(&busy)));
+        let io = TokioIo::new(IdleTimeout::new(stream, self.pace, Arc::clone(&busy)));
         let service = service_fn(move |request: http::Request<Incoming>| {
             let (outer, busy) = (Arc::clone(&outer), Arc::clone(&busy));
             async move {
@@ -117,18 +122,35 @@ impl Connection {
     }
 }
 
-/// A stream that fails when nothing moves in either direction for too long. While a request is
-/// worked on, waiting is the server's affair; the reader of a body has a timeout of its own.
+/// A stream that fails when nothing moves in either direction for too long, or when the client takes an answer
+/// too slowly. While a request is worked on, waiting is the server's affair; the reader of a body has a pacer of its own.
 struct IdleTimeout {
     stream: TcpStream,
     idle: Duration,
     busy: Arc<AtomicBool>,
     deadline: Pin<Box<Sleep>>,
+    taking: Pacer,
 }
 
 impl IdleTimeout {
-    fn new(stream: TcpStream, idle: Duration, busy: Arc<AtomicBool>) -> Self {
-        Self { stream, idle, busy, deadline: Box::pin(tokio::time::sleep(idle)) }
+    fn new(stream: TcpStream, pace: Pace, busy: Arc<AtomicBool>) -> Self {
+        let deadline = Box::pin(tokio::time::sleep(pace.idle));
+        Self { stream, idle: pace.idle, busy, deadline, taking: Pacer::new(pace) }
+    }
+
+    fn watch_write(
+        &mut self,
+        cx: &mut Context<'_>,
+        progress: Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        match &progress {
+            Poll::Ready(Ok(bytes)) => self.taking.progress(*bytes),
+            Poll::Pending if self.taking.poll_too_slow(cx).is_ready() => {
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
+            _ => {}
+        }
+        self.watch(cx, progress)
     }
 
     /// Passes progress on and moves the deadline; turns a wait beyond the deadline into an error.
@@ -165,7 +187,7 @@ impl AsyncRead for IdleTimeout {
 impl AsyncWrite for IdleTimeout {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let progress = Pin::new(&mut self.stream).poll_write(cx, buf);
-        self.watch(cx, progress)
+        self.watch_write(cx, progress)
     }
 
     fn poll_write_vectored(
@@ -174,7 +196,7 @@ impl AsyncWrite for IdleTimeout {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let progress = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
-        self.watch(cx, progress)
+        self.watch_write(cx, progress)
     }
 
     fn is_write_vectored(&self) -> bool {

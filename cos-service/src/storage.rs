@@ -1,9 +1,9 @@
 //! The storage service behind the front end: what it is made of, and its housekeeping.
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{HashMap, HashSet},
     path::Path,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
@@ -14,7 +14,9 @@ use crate::{
     buckets::{self, Bucket, Buckets},
     error::Result,
     keys::{bucket_keys::BucketKeys, hsm_client::HsmClient, seal::Seal},
+    locations::Resiliency,
     metadata::{Metadata, tables},
+    readers::Readers,
 };
 
 /// Everything that is stored, and the keys to it.
@@ -27,15 +29,16 @@ pub struct Storage {
     pub buckets: Buckets,
     /// Bucket keys under lease.
     pub keys: Arc<BucketKeys>,
-    /// Reads that may still open files by name.
+    /// Reads, and the blobs that they need.
     pub readers: Readers,
-    /// How long a client may pause within a body.
-    pub body_timeout: Duration,
 }
+
+/// Files that are deleted between two transactions.
+const GARBAGE_PAGE: u32 = 1000;
 
 impl Storage {
     /// Opens a state directory.
-    pub fn open(state: &Path, hsm: HsmClient, lease: Duration, body_timeout: Duration) -> Result<Arc<Self>> {
+    pub fn open(state: &Path, hsm: HsmClient, lease: Duration) -> Result<Arc<Self>> {
         let metadata = Metadata::open(&state.join("metadata.sqlite"))?;
         let blobs = Blobs::open(state)?;
         let buckets = Buckets::load(metadata.clone())?;
@@ -49,7 +52,7 @@ impl Storage {
             });
         });
         let keys = Arc::new(BucketKeys::new(hsm, lease, on_rewrapped));
-        Ok(Arc::new(Self { metadata, blobs, buckets, keys, readers: Readers::default(), body_timeout }))
+        Ok(Arc::new(Self { metadata, blobs, buckets, keys, readers: Readers::default() }))
     }
 
     /// Creates a bucket, under a root key if a CRN is given. Nothing is left behind on failure.
@@ -57,12 +60,16 @@ impl Storage {
         if let Some(crn) = root_key_crn {
             buckets::check_key_crn(crn)?;
         }
+        let needs_failover = root_key_crn.is_some() && Resiliency::of(location).needs_failover()?;
         if self.buckets.get(name).is_ok() {
             return Err(buckets::already_owned());
         }
         let mut bucket = buckets::new_bucket(name, location);
         if let Some(crn) = root_key_crn {
             bucket.key = Some(self.keys.create(bucket.id, crn).await?);
+        }
+        if needs_failover {
+            self.keys.check_failover().await?;
         }
         self.buckets.insert(bucket).await?;
         tracing::info!(bucket = name, root_key_crn, "bucket created");
@@ -95,8 +102,10 @@ impl Storage {
         let blobs = self.blobs.clone();
         let files: HashMap<Uuid, u64> =
             tokio::task::spawn_blocking(move || blobs.list()).await??.into_iter().collect();
-        let (named, garbage) =
-            self.metadata.read(|db| Ok((tables::file_blobs(db)?, tables::garbage(db, u32::MAX)?))).await?;
+        let (named, garbage) = self
+            .metadata
+            .read(|db| Ok((tables::file_blobs(db)?, tables::garbage(db, Uuid::nil(), u32::MAX)?)))
+            .await?;
         self.sweep_files(files, named, garbage).await
     }
 
@@ -120,10 +129,7 @@ impl Storage {
         if !orphans.is_empty() {
             tracing::info!(count = orphans.len(), "removing files that no object names");
             let blobs = self.blobs.clone();
-            tokio::task::spawn_blocking(move || {
-                orphans.into_iter().try_for_each(|orphan| blobs.delete(orphan))
-            })
-            .await??;
+            tokio::task::spawn_blocking(move || blobs.delete_all(orphans)).await?;
         }
         Ok(())
     }
@@ -139,18 +145,22 @@ impl Storage {
     }
 
     async fn collect_once(&self) -> Result<()> {
-        let doomed = self.metadata.read(|db| tables::garbage(db, 1000)).await?;
-        // Readers that began after this point can't know the doomed blobs.
-        let mark = self.readers.mark();
-        if doomed.is_empty() {
-            return Ok(());
+        let mut after = Uuid::nil();
+        loop {
+            let page = self.metadata.read(move |db| tables::garbage(db, after, GARBAGE_PAGE)).await?;
+            let Some(last) = page.last() else { return Ok(()) };
+            after = *last;
+            // Readers that look after this point can't see these blobs; those before pin what they have seen.
+            let mark = self.readers.mark();
+            while !self.readers.all_looked_after(mark) {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            let (blobs, doomed) = (self.blobs.clone(), self.readers.unpinned(page));
+            let deleted = tokio::task::spawn_blocking(move || blobs.delete_all(doomed)).await?;
+            if !deleted.is_empty() {
+                self.metadata.commit(move |db| tables::forget_garbage(db, &deleted)).await?;
+            }
         }
-        while !self.readers.all_began_after(mark) {
-            tokio::time::sleep(Duration::from_millis(200)).await;
-        }
-        let (blobs, ids) = (self.blobs.clone(), doomed.clone());
-        tokio::task::spawn_blocking(move || ids.into_iter().try_for_each(|id| blobs.delete(id))).await??;
-        self.metadata.commit(move |db| tables::forget_garbage(db, &doomed)).await
     }
 
     /// Wipes bucket keys whose lease is over, again and again.
@@ -162,61 +172,83 @@ impl Storage {
     }
 }
 
-/// Reads in progress, in the order of their beginning.
-#[derive(Debug, Clone, Default)]
-pub struct Readers(Arc<Mutex<ReadersInner>>);
-
-#[derive(Debug, Default)]
-struct ReadersInner {
-    next: u64,
-    active: BTreeSet<u64>,
-}
-
-/// A read in progress: blobs that it may have seen are not deleted.
-#[derive(Debug)]
-pub struct Reading {
-    readers: Readers,
-    ticket: u64,
-}
-
-impl Readers {
-    /// To be called before the metadata is read.
-    pub fn begin(&self) -> Reading {
-        let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let ticket = inner.next;
-        inner.next += 1;
-        inner.active.insert(ticket);
-        Reading { readers: self.clone(), ticket }
-    }
-
-    fn mark(&self) -> u64 {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).next
-    }
-
-    fn all_began_after(&self, mark: u64) -> bool {
-        let inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        inner.active.first().is_none_or(|oldest| *oldest >= mark)
-    }
-}
-
-impl Drop for Reading {
-    fn drop(&mut self) {
-        self.readers.0.lock().unwrap_or_else(PoisonError::into_inner).active.remove(&self.ticket);
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use futures::StreamExt;
 
-    #[test]
-    fn old_readers_hold_back_the_collector() {
-        let readers = Readers::default();
-        let old = readers.begin();
-        let mark = readers.mark();
-        let _new = readers.begin();
-        assert!(!readers.all_began_after(mark));
-        drop(old);
-        assert!(readers.all_began_after(mark));
+    use super::*;
+    use crate::{content::checksum::Algorithm, objects::ingest::Upload};
+
+    async fn storage(dir: &Path) -> Arc<Storage> {
+        let hsm = HsmClient::new([("http://127.0.0.1:1", "key")], Duration::from_secs(1)).unwrap();
+        let storage = Storage::open(dir, hsm, Duration::from_secs(10)).unwrap();
+        storage.create_bucket("bucket", "", None).await.unwrap();
+        storage
+    }
+
+    async fn put(storage: &Storage, key: &str) -> Uuid {
+        let body = futures::stream::iter([Ok(bytes::Bytes::from(vec![7; 300_000]))]).boxed();
+        let algorithm = Algorithm::Crc64nvme;
+        let upload = Upload {
+            body,
+            length: None,
+            content_md5: None,
+            algorithm,
+            kept: None,
+            announced: Box::new(|| None),
+        };
+        let before = storage.blobs.list().unwrap();
+        storage.put_object("bucket", key, Default::default(), Default::default(), upload).await.unwrap();
+        storage.blobs.list().unwrap().into_iter().find(|blob| !before.contains(blob)).unwrap().0
+    }
+
+    fn files(storage: &Storage) -> HashSet<Uuid> {
+        storage.blobs.list().unwrap().into_iter().map(|(id, _)| id).collect()
+    }
+
+    /// A slow download used to keep the deleted files of everybody.
+    #[tokio::test]
+    async fn a_reader_keeps_its_own_blobs_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let storage = storage(dir.path()).await;
+        let (read, other) = (put(&storage, "read").await, put(&storage, "other").await);
+        let found = storage.get_object("bucket", "read").await.unwrap();
+        for key in ["read", "other"] {
+            storage.delete_object("bucket", key).await.unwrap();
+        }
+        assert_eq!(files(&storage), [read, other].into());
+        storage.collect_once().await.unwrap();
+        assert_eq!(files(&storage), [read].into());
+        let body: Vec<_> = storage.read(found, 0..300_000).await.unwrap().collect().await;
+        assert_eq!(body.into_iter().map(|bytes| bytes.unwrap().len()).sum::<usize>(), 300_000);
+        storage.collect_once().await.unwrap();
+        assert_eq!(files(&storage), HashSet::new());
+    }
+
+    /// One file that could not be unlinked used to end all collecting, and the start.
+    #[tokio::test]
+    async fn a_file_that_cannot_be_deleted_holds_up_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let storage = storage(dir.path()).await;
+        let mut blobs = Vec::new();
+        for number in 0..10 {
+            blobs.push(put(&storage, &number.to_string()).await);
+        }
+        let stuck = blobs[4];
+        let path = dir.path().join(format!("blobs/{:02x}/{stuck}", stuck.as_bytes()[0]));
+        std::fs::remove_file(&path).unwrap();
+        std::fs::create_dir(&path).unwrap();
+        for number in 0..10 {
+            storage.delete_object("bucket", &number.to_string()).await.unwrap();
+        }
+        storage.collect_once().await.unwrap();
+        assert_eq!(files(&storage), [stuck].into());
+        let left = storage.metadata.read(|db| tables::garbage(db, Uuid::nil(), 100)).await.unwrap();
+        assert_eq!(left, [stuck]);
+        let orphan = Uuid::new_v4();
+        storage.blobs.create(orphan).unwrap().place().unwrap().keep();
+        storage.metadata.commit(move |db| tables::forget_garbage(db, &[stuck])).await.unwrap();
+        storage.sweep().await.unwrap();
+        assert_eq!(files(&storage), [stuck].into());
     }
 }

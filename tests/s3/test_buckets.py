@@ -142,3 +142,21 @@ def test_a_bucket_that_never_was_is_not_there(s3: Any, bucket_name: str) -> None
         s3.put_object(Bucket=bucket_name, Key="key", Body=b"x")
     with pytest.raises(Exception, match="NoSuchBucket"):
         s3.delete_bucket(Bucket=bucket_name)
+
+
+def test_the_extended_list_comes_in_pages(region: Region, bucket_name: str) -> None:
+    client = region.ibm_s3()
+    names = [f"{bucket_name}-{letter}" for letter in "abc"]
+    for name in names:
+        client.create_bucket(Bucket=name)
+    seen, marker = [], ""
+    while True:
+        page = client.list_buckets_extended(Prefix=f"{bucket_name}-", MaxKeys=2, Marker=marker)
+        seen += [bucket["Name"] for bucket in page["Buckets"]]
+        if not page["IsTruncated"]:
+            break
+        marker = page["NextMarker"]
+        assert marker == seen[-1]
+    assert seen == names
+    answer = Signer.of(region.env).send("GET", "", query={"extended": "", "max-keys": "many"})
+    assert (answer.status, b"<Code>InvalidArgument</Code>" in answer.body) == (400, True)

@@ -13,12 +13,15 @@ from urllib.parse import urlsplit
 import pytest
 
 from region import Region, keyed_bucket
-from sigv4 import Signer
+from sigv4 import UNSIGNED_TRAILER, Signer
 
 KIB = 1024
 MIB = 1024 * KIB
 # Around the sizes at which storage changes its ways: empty, one segment, one large segment, several.
 SIZES = [0, 1, 15, 16, 17, 64 * KIB - 1, 64 * KIB, 64 * KIB + 1, 128 * KIB, MIB - 1, MIB, MIB + 1, 5 * MIB + 3]
+# The edges of what is encrypted in one piece: 65,480 bytes (65,536 less header and tag), then 65,520 more;
+# from 8 MiB on the pieces are larger.
+SIZES += [edge + step for edge in (65_480, 131_000, 8 * MIB) for step in (-1, 0, 1)]
 
 
 def content(size: int) -> bytes:
@@ -88,6 +91,7 @@ def test_ranges_are_cut_from_the_plaintext(s3: Any, bucket: str, size: int) -> N
     with pytest.raises(Exception, match="InvalidRange") as refused:
         s3.get_object(Bucket=bucket, Key="object", Range=f"bytes={size}-")
     assert status(refused) == 416
+    assert refused.value.response["ResponseMetadata"]["HTTPHeaders"]["content-range"] == f"bytes */{size}"
 
 
 def test_headers_and_metadata_come_back(s3: Any, bucket: str) -> None:
@@ -153,6 +157,15 @@ def test_unusual_keys_do_not_meet(s3: Any, bucket: str) -> None:
         assert s3.get_object(Bucket=bucket, Key=key)["Body"].read() == key.encode()
     listed = [item["Key"] for item in s3.list_objects_v2(Bucket=bucket)["Contents"]]
     assert listed == sorted(UNUSUAL_KEYS, key=str.encode)
+
+
+def test_control_characters_in_a_key_do_not_break_a_document(region: Region, bucket: str) -> None:
+    signer, key = Signer.of(region.env), "return\r and \x01"
+    raw = f"<a>{key}</a>".encode()
+    assert signer.send("PUT", f"{bucket}/{key}", raw, content_type="application/xml").status == 200
+    listing = signer.send("GET", bucket).body
+    assert b"<Key>return&#xd; and &#x1;</Key>" in listing
+    assert signer.send("GET", f"{bucket}/{key}").body == raw  # no document of ours
 
 
 def test_a_key_of_more_than_1024_bytes_is_refused(s3: Any, bucket: str) -> None:
@@ -223,6 +236,8 @@ def test_conditions_are_kept(s3: Any, bucket: str) -> None:
             with pytest.raises(Exception, match="412|304|PreconditionFailed") as refused:
                 read(**get, **condition)
             assert status(refused) == expected, condition
+            if expected == 304:
+                assert refused.value.response["ResponseMetadata"]["HTTPHeaders"]["etag"] == mine
 
 
 def test_a_conditional_put_does_not_overwrite(region: Region, bucket: str) -> None:
@@ -298,6 +313,72 @@ def test_a_body_that_breaks_off_is_not_stored(region: Region, bucket: str) -> No
 def test_what_is_not_kept_is_refused_not_ignored(region: Region, bucket: str, promise: dict[str, Any]) -> None:
     with pytest.raises(Exception, match="NotImplemented"):
         region.s3().put_object(Bucket=bucket, Key="a", Body=b"a", **promise)
+
+
+def refused(call: Any, **given: Any) -> int:
+    with pytest.raises(Exception, match="NotImplemented|AccessDenied|InvalidArgument") as refusal:
+        call(**given)
+    return status(refusal)
+
+
+@pytest.mark.parametrize("promise", [{"ACL": "public-read"}, {"StorageClass": "GLACIER"}, {"GrantRead": "id=1"}])
+def test_no_write_ignores_a_promise(region: Region, bucket: str, promise: dict[str, Any]) -> None:
+    """An ACL was refused on PutObject alone; a storage class was ignored everywhere."""
+    s3 = region.s3()
+    s3.put_object(Bucket=bucket, Key="source", Body=b"x")
+    where = {"Bucket": bucket, "Key": "key"}
+    assert refused(s3.put_object, **where, Body=b"x", **promise) == 501
+    assert refused(s3.copy_object, **where, CopySource=f"{bucket}/source", **promise) == 501
+    assert refused(s3.create_multipart_upload, **where, **promise) == 501
+    if "StorageClass" not in promise:
+        assert refused(s3.create_bucket, Bucket=f"{bucket}-new", **promise) == 501
+    assert [item["Key"] for item in s3.list_objects_v2(Bucket=bucket)["Contents"]] == ["source"]
+
+
+def test_what_is_so_anyway_may_be_asked_for(s3: Any, bucket: str) -> None:
+    given = {"ACL": "private", "StorageClass": "STANDARD", "ServerSideEncryption": "AES256"}
+    s3.put_object(Bucket=bucket, Key="key", Body=b"x", **given)
+    s3.copy_object(Bucket=bucket, Key="copy", CopySource=f"{bucket}/key", **given)
+    s3.create_multipart_upload(Bucket=bucket, Key="parts", **given)
+    s3.create_bucket(Bucket=f"{bucket}-new-{s3.meta.service_model.service_id.hyphenize()}", ACL="private")
+
+
+def test_an_unkeyed_bucket_does_not_promise_encryption(s3: Any, bucket_name: str) -> None:
+    """It used to answer 200 and to store plain bytes."""
+    s3.create_bucket(Bucket=bucket_name)
+    where = {"Bucket": bucket_name, "Key": "key", "ServerSideEncryption": "AES256"}
+    with pytest.raises(Exception, match="root key") as refusal:
+        s3.put_object(**where, Body=b"x")
+    assert status(refusal) == 501
+    assert refused(s3.create_multipart_upload, **where) == 501
+    assert "Contents" not in s3.list_objects_v2(Bucket=bucket_name)
+
+
+def test_the_expected_owner_is_compared(region: Region, bucket: str) -> None:
+    s3 = region.s3()
+    owner = s3.list_buckets()["Owner"]["ID"]
+    s3.put_object(Bucket=bucket, Key="key", Body=b"x", ExpectedBucketOwner=owner)
+    where = {"Bucket": bucket, "Key": "key"}
+    for call, given in [
+        (s3.put_object, {**where, "Body": b"y"}),
+        (s3.get_object, where),
+        (s3.delete_object, where),
+        (s3.list_objects_v2, {"Bucket": bucket}),
+        (s3.delete_bucket, {"Bucket": bucket}),
+    ]:
+        with pytest.raises(Exception, match="AccessDenied") as refusal:
+            call(**given, ExpectedBucketOwner="123456789012")
+        assert status(refusal) == 403
+    assert refused(s3.copy_object, **where, CopySource=f"{bucket}/key", ExpectedSourceBucketOwner="123456789012") == 403
+    assert s3.get_object(**where)["Body"].read() == b"x"
+
+
+def test_a_checksum_that_is_not_known_is_not_taken_for_verified(region: Region, bucket: str) -> None:
+    signer = Signer.of(region.env)
+    assert signer.send("PUT", f"{bucket}/key", b"x", x_amz_checksum_xxhash64="AAAAAAAAAAA=").status == 501
+    trailer = "x-amz-checksum-sha512", "AAAA"
+    assert signer.send_chunked(f"{bucket}/key", [b"x"], UNSIGNED_TRAILER, trailer).status == 501
+    assert signer.send("GET", f"{bucket}/key").status == 404
 
 
 def test_a_conditional_delete_does_not_delete(region: Region, bucket: str) -> None:

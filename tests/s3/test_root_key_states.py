@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from ibm_botocore.exceptions import ClientError
+from ibm_botocore.exceptions import ClientError, IncompleteReadError, ReadTimeoutError, ResponseStreamingError
 
 from region import LEASE_SECONDS, Region, eventually, keyed_bucket
+from sigv4 import UNSIGNED, Signer
 
 # A lease counts from the moment when a key was last unwrapped; the rest is for slow machines.
 BOUND_SECONDS = LEASE_SECONDS + 15
@@ -86,6 +88,72 @@ def test_disabling_stops_and_enabling_brings_back(region: Region, bucket_name: s
     assert client.get_object(Bucket=bucket, Key="upload")["Body"].read() == b"part"
     with pytest.raises(ClientError, match="NoSuchKey"):
         client.get_object(Bucket=bucket, Key="refused")
+
+
+def test_an_upload_in_progress_ends_with_its_key(region: Region, bucket_name: str) -> None:
+    """A slow client must not keep a key in use: it is told while it is still sending."""
+    client = region.ibm_s3()
+    key = region.new_root_key()
+    bucket = keyed_bucket(client, bucket_name, key["crn"])
+    size, step = 64_000_000, 4_000_000
+    with Signer.of(region.env).begin("PUT", f"{bucket}/key", size, UNSIGNED) as connection:
+        connection.sendall(bytes(step))
+        region.root_key("disable", key["id"])
+        time.sleep(LEASE_SECONDS + 1)
+        connection.settimeout(0.5)
+        sent, answer = step, b""
+        while not answer and sent < size - step:
+            try:
+                connection.sendall(bytes(step))
+                sent += step
+                answer = connection.recv(4096)
+            except TimeoutError:
+                continue
+            except (BrokenPipeError, ConnectionResetError):
+                break
+    assert answer.startswith(b"HTTP/1.1 403"), (sent, answer)
+    region.root_key("enable", key["id"])
+    assert "Contents" not in client.list_objects_v2(Bucket=bucket)
+
+
+def test_a_download_in_progress_ends_with_its_key(region: Region, bucket_name: str) -> None:
+    client = region.ibm_s3()
+    key = region.new_root_key()
+    bucket = keyed_bucket(client, bucket_name, key["crn"])
+    size = 64_000_000
+    client.put_object(Bucket=bucket, Key="key", Body=bytes(size))
+    body = client.get_object(Bucket=bucket, Key="key")["Body"]
+    read = len(body.read(1_000_000))
+    region.root_key("disable", key["id"])
+    time.sleep(LEASE_SECONDS + 1)
+    # What had been released lies in the buffers of the connection.
+    with pytest.raises((IncompleteReadError, ResponseStreamingError, ReadTimeoutError)):
+        while piece := body.read(1_000_000):
+            read += len(piece)
+    assert read < size
+
+
+def test_the_lease_bounds_how_long_a_disabled_key_is_used(new_region: Callable[..., Region], bucket_name: str) -> None:
+    """Measured from the moment at which the HSM has disabled it; the slack is for one request on a slow machine."""
+    lease, slack = 3, 2
+    region = new_region(lease_seconds=lease)
+    client = region.ibm_s3()
+    key = region.new_root_key()
+    bucket = keyed_bucket(client, bucket_name, key["crn"])
+    client.put_object(Bucket=bucket, Key="key", Body=b"x")
+    for _ in range(3):
+        assert client.get_object(Bucket=bucket, Key="key")["Body"].read() == b"x"
+        region.root_key("disable", key["id"])
+        disabled = time.monotonic()
+        while True:
+            # When a request was sent decides, not how long its answer took.
+            asked = time.monotonic()
+            if http_status(lambda: client.get_object(Bucket=bucket, Key="key")) == 403:
+                break
+            assert asked - disabled <= lease + slack
+            time.sleep(0.02)
+        region.root_key("enable", key["id"])
+        eventually(lambda: http_status(lambda: client.get_object(Bucket=bucket, Key="key")) == 200, "reads again")
 
 
 def test_destroying_the_key_shreds_every_bucket_under_it(region: Region, bucket_name: str) -> None:

@@ -144,6 +144,12 @@ impl<'a> Query<'a> {
         self.get(name).is_some()
     }
 
+    /// The decoded names.
+    pub fn names(&self) -> impl Iterator<Item = String> + use<'a> {
+        let names = self.0.split('&').map(|pair| pair.split('=').next().unwrap_or_default());
+        names.filter(|name| !name.is_empty()).map(decode)
+    }
+
     /// The decoded value of a parameter.
     pub fn get(&self, name: &str) -> Option<String> {
         self.0.split('&').find_map(|pair| {

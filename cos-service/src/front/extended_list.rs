@@ -7,7 +7,13 @@ use s3s::{Body, S3Request, S3Response, S3Result, route::S3Route};
 use time::{OffsetDateTime, macros::format_description};
 
 use crate::{
-    front::{auth::Query, ibm, outer::escape, s3::to_s3_error},
+    error::Error,
+    front::{
+        auth::Query,
+        ibm, operations,
+        outer::escape,
+        s3::{self, to_s3_error},
+    },
     storage::Storage,
 };
 
@@ -26,11 +32,15 @@ impl S3Route for ExtendedList {
     }
 
     async fn call(&self, req: S3Request<Body>) -> S3Result<S3Response<Body>> {
+        operations::check(operations::EXTENDED_LIST, &req.uri).map_err(to_s3_error)?;
         ibm::check_service_instance(&req.headers, &self.owner).map_err(to_s3_error)?;
         let query = Query::of(&req.uri);
         let (prefix, marker) =
             (query.get("prefix").unwrap_or_default(), query.get("marker").unwrap_or_default());
-        let max = query.get("max-keys").and_then(|max| max.parse::<usize>().ok()).unwrap_or(1000).min(1000);
+        let max = query.get("max-keys").map(|max| max.parse::<i32>()).transpose().map_err(|_| {
+            to_s3_error(Error::invalid_argument("Provided max-keys not an integer or within integer range"))
+        })?;
+        let max = s3::max_entries(max, "max-keys").map_err(to_s3_error)?;
         let mut response = S3Response::new(Body::from(self.document(&prefix, &marker, max)));
         response.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/xml"));
         Ok(response)
@@ -41,13 +51,15 @@ impl ExtendedList {
     fn document(&self, prefix: &str, marker: &str, max: usize) -> String {
         let mut buckets = self.storage.buckets.list();
         buckets.retain(|bucket| bucket.name.starts_with(prefix) && bucket.name.as_str() > marker);
-        let truncated = buckets.len() > max;
+        let truncated = max > 0 && buckets.len() > max;
         buckets.truncate(max);
+        let next = buckets.last().filter(|_| truncated);
+        let next = next.map(|bucket| format!("<NextMarker>{}</NextMarker>", bucket.name)).unwrap_or_default();
         let owner = escape(&self.owner);
         let mut xml = format!(
             "<?xml version=\"1.0\" encoding=\"UTF-8\"?><ListAllMyBucketsResult xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">\
              <Owner><ID>{owner}</ID><DisplayName>{owner}</DisplayName></Owner><IsTruncated>{truncated}</IsTruncated>\
-             <MaxKeys>{max}</MaxKeys><Prefix>{}</Prefix><Marker>{}</Marker><Buckets>",
+             <MaxKeys>{max}</MaxKeys><Prefix>{}</Prefix><Marker>{}</Marker>{next}<Buckets>",
             escape(prefix),
             escape(marker)
         );

@@ -12,6 +12,7 @@ use crate::{
     error::{Error, Result},
     front::{auth::AuthRules, guard, request_body::RequestBody},
     objects::MAX_SINGLE_PUT,
+    pace::Pace,
     storage::Storage,
 };
 
@@ -23,6 +24,8 @@ pub struct Outer {
     pub storage: Arc<Storage>,
     /// Checks before the signature is verified.
     pub rules: AuthRules,
+    /// How slowly a client may send.
+    pub pace: Pace,
 }
 
 const SERVER: HeaderValue = HeaderValue::from_static(concat!("cos-service/", env!("CARGO_PKG_VERSION")));
@@ -42,7 +45,7 @@ impl Outer {
         // There is nothing to continue with, so no "100 Continue" comes before the answer. botocore would
         // then misread the next answer on the same connection.
         let waits_for_nothing = client_waits && http_body::Body::is_end_stream(&body);
-        let body = RequestBody::new(body);
+        let body = RequestBody::new(body, self.pace);
         let request = Request::from_parts(parts, Body::http_body(body.clone()));
         let mut response = if is_health_page(&request) {
             self.health().await
@@ -52,12 +55,16 @@ impl Outer {
                 Ok(()) => self.s3(request).await?,
             }
         };
+        if body.was_too_slow() && !response.status().is_success() {
+            response = error_response(&Error::request_timeout());
+        }
         if response.status().is_server_error() && response.status() != StatusCode::NOT_IMPLEMENTED {
             tracing::warn!(request_id, status = response.status().as_u16(), "answered with a server error");
         }
         if response.status().is_client_error() || response.status().is_server_error() {
             complete_error(&mut response, &path, &request_id);
         }
+        escape_controls(&mut response);
         decorate(response.headers_mut(), &request_id);
         if !body.finish(client_waits).await || waits_for_nothing {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -94,8 +101,13 @@ impl Outer {
     async fn health(&self) -> Response<Body> {
         let hsm = if self.storage.keys.hsm().is_reachable().await { "reachable" } else { "unreachable" };
         let calls = self.storage.keys.hsm().calls();
-        let mut response =
-            Response::new(Body::from(format!(r#"{{"status":"ok","hsm":"{hsm}","hsm_key_calls":{calls}}}"#)));
+        let (status, code) = match self.storage.metadata.is_writable() {
+            true => ("ok", StatusCode::OK),
+            false => ("read-only: the metadata writer has stopped", StatusCode::SERVICE_UNAVAILABLE),
+        };
+        let page = format!(r#"{{"status":"{status}","hsm":"{hsm}","hsm_key_calls":{calls}}}"#);
+        let mut response = Response::new(Body::from(page));
+        *response.status_mut() = code;
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         response
     }
@@ -118,6 +130,7 @@ fn error_response(error: &Error) -> Response<Body> {
     );
     let mut response = Response::new(Body::from(body));
     *response.status_mut() = StatusCode::from_u16(error.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    *response.headers_mut() = error.header_map();
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/xml"));
     response
 }
@@ -143,6 +156,26 @@ fn complete_error(response: &mut Response<Body>, path: &str, request_id: &str) {
         "<RequestId>{request_id}</RequestId><httpStatusCode>{status}</httpStatusCode></Error>"
     ));
     response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
+    *response.body_mut() = Body::from(Bytes::from(body));
+}
+
+/// Keys may hold control characters, and the framework writes them into XML as they are. Like Amazon's, the document then
+/// has character references: some parsers take them, and a carriage return survives all of them.
+fn escape_controls(response: &mut Response<Body>) {
+    let is_xml = response.headers().get(header::CONTENT_TYPE).is_some_and(|value| value == "application/xml");
+    let raw = |byte: &u8| *byte < 0x20 && !matches!(byte, b'\n' | b'\t');
+    let Some(bytes) = response.body().bytes().filter(|bytes| is_xml && bytes.iter().any(raw)) else { return };
+    let mut body = Vec::with_capacity(bytes.len() + 64);
+    for byte in bytes {
+        if raw(&byte) {
+            body.extend_from_slice(format!("&#x{byte:x};").as_bytes());
+        } else {
+            body.push(byte);
+        }
+    }
+    if response.headers().contains_key(header::CONTENT_LENGTH) {
+        response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
+    }
     *response.body_mut() = Body::from(Bytes::from(body));
 }
 

@@ -81,6 +81,20 @@ impl BucketKeys {
         Ok(WrappedKey { root_key_crn: root_key_crn.to_owned(), ciphertext: new.wrapped })
     }
 
+    /// Checks that the HSM's failover region could take over.
+    ///
+    /// # Errors
+    /// 500 if not, as the real service has it: to its clients this is a fault that passes.
+    pub async fn check_failover(&self) -> Result<()> {
+        match self.hsm.failover_problem().await {
+            Ok(None) => Ok(()),
+            Ok(Some(problem)) => {
+                Err(Error::internal(format_args!("the HSM's failover region cannot take over: {problem}")))
+            }
+            Err(refusal) => Err(refusal.for_new_bucket()),
+        }
+    }
+
     /// Wipes the keys whose lease is over.
     pub fn drop_expired(&self) {
         let now = Instant::now();

@@ -1,30 +1,29 @@
 //! The gRPC client of the HSM: every call that leaves this process for a key.
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
-use hsm_proto::kms::{
-    GetInstanceRequest, GetRootKeyRequest, KeyState, UnwrapRequest, WrapRequest, kms_client::KmsClient,
-};
-use tonic::{
-    Code, Request, Status,
-    metadata::{Ascii, MetadataValue},
-    transport::{Channel, Endpoint},
-};
+use hsm_proto::kms::{GetInstanceRequest, GetRootKeyRequest, KeyState, UnwrapRequest, WrapRequest};
+use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
 use crate::{
     error::{Error, Result},
-    keys::secret::BucketKey,
+    keys::{
+        endpoints::{Endpoint, Endpoints},
+        secret::BucketKey,
+    },
 };
 
-/// A connection to the HSM. It is made on first use and made again when it breaks.
+/// A client of all regions of the HSM.
 #[derive(Debug)]
 pub struct HsmClient {
-    channel: Channel,
-    authorization: MetadataValue<Ascii>,
+    endpoints: Endpoints,
     timeout: Duration,
     calls: AtomicU64,
 }
@@ -78,20 +77,10 @@ pub struct Unwrapped {
 }
 
 impl HsmClient {
-    /// A client of the HSM at `endpoint` (`http://host:port`). Does not connect yet.
-    pub fn new(endpoint: &str, api_key: &str, timeout: Duration) -> Result<Self> {
-        let channel = Endpoint::from_shared(endpoint.to_owned())
-            .map_err(|e| Error::internal(format_args!("the HSM's address is not usable: {e}")))?
-            .connect_timeout(timeout)
-            .tcp_nodelay(true)
-            .http2_keep_alive_interval(Duration::from_secs(10))
-            .keep_alive_timeout(timeout)
-            .connect_lazy();
-        let mut authorization: MetadataValue<Ascii> = format!("Bearer {api_key}")
-            .parse()
-            .map_err(|_| Error::internal("the HSM's API key holds characters that no header can carry"))?;
-        authorization.set_sensitive(true);
-        Ok(Self { channel, authorization, timeout, calls: AtomicU64::new(0) })
+    /// A client of the HSM's regions, each with its address (`http://host:port`) and API key, home first.
+    /// Does not connect yet.
+    pub fn new<'a>(regions: impl IntoIterator<Item = (&'a str, &'a str)>, timeout: Duration) -> Result<Self> {
+        Ok(Self { endpoints: Endpoints::new(regions, timeout)?, timeout, calls: AtomicU64::new(0) })
     }
 
     /// Key operations asked for since the start.
@@ -101,15 +90,18 @@ impl HsmClient {
 
     /// Whether the HSM answers.
     pub async fn is_reachable(&self) -> bool {
-        let request = self.request(GetInstanceRequest {});
-        matches!(tokio::time::timeout(self.timeout, self.kms().get_instance(request)).await, Ok(Ok(_)))
+        let ask = self.endpoints.ask(|endpoint| async move {
+            endpoint.kms().get_instance(endpoint.request(GetInstanceRequest::default())).await
+        });
+        matches!(tokio::time::timeout(self.timeout, ask).await, Ok(Ok(_)))
     }
 
     /// A new bucket key, made in the HSM and wrapped by an active root key of this very CRN.
     pub async fn new_bucket_key(&self, crn: &str, aad: [String; 2]) -> Result<NewBucketKey, Refusal> {
         let root_key = self
-            .call(|| async {
-                self.kms().get_root_key(self.request(GetRootKeyRequest { key: crn.to_owned() })).await
+            .call(|endpoint| async move {
+                let request = endpoint.request(GetRootKeyRequest { key: crn.to_owned() });
+                endpoint.kms().get_root_key(request).await
             })
             .await?;
         if root_key.crn != crn {
@@ -118,24 +110,37 @@ impl HsmClient {
         if root_key.state != KeyState::Active as i32 {
             return Err(Refusal::Key(format!("the root key is in state {}", root_key.state)));
         }
+        let aad = &aad;
         let response = self
-            .call(|| async {
+            .call(|endpoint| async move {
                 let request =
                     WrapRequest { key: crn.to_owned(), plaintext: Default::default(), aad: aad.to_vec() };
-                self.kms().wrap(self.request(request)).await
+                endpoint.kms().wrap(endpoint.request(request)).await
             })
             .await?;
         let key = take_key(response.plaintext)?;
         Ok(NewBucketKey { key, wrapped: response.ciphertext })
     }
 
+    /// What keeps the HSM's failover region from taking over; `None` if nothing does.
+    pub async fn failover_problem(&self) -> Result<Option<String>, Refusal> {
+        let instance = self
+            .call(|endpoint| async move {
+                let request = endpoint.request(GetInstanceRequest { with_failover: true });
+                endpoint.kms().get_instance(request).await
+            })
+            .await?;
+        Ok((!instance.failover_ready).then_some(instance.failover_problem))
+    }
+
     /// Unwraps a bucket key.
     pub async fn unwrap(&self, crn: &str, wrapped: &str, aad: [String; 2]) -> Result<Unwrapped, Refusal> {
+        let aad = &aad;
         let response = self
-            .call(|| async {
+            .call(|endpoint| async move {
                 let request =
                     UnwrapRequest { key: crn.to_owned(), ciphertext: wrapped.to_owned(), aad: aad.to_vec() };
-                self.kms().unwrap(self.request(request)).await
+                endpoint.kms().unwrap(endpoint.request(request)).await
             })
             .await?;
         let key = take_key(response.plaintext)?;
@@ -143,35 +148,13 @@ impl HsmClient {
         Ok(Unwrapped { key, rewrapped })
     }
 
-    fn kms(&self) -> KmsClient<Channel> {
-        KmsClient::new(self.channel.clone())
-    }
-
-    fn request<T>(&self, message: T) -> Request<T> {
-        let mut request = Request::new(message);
-        request.metadata_mut().insert("authorization", self.authorization.clone());
-        request.set_timeout(self.timeout);
-        request
-    }
-
-    /// One call under the deadline. A connection that broke while idle shows only when it is
-    /// used, so a transport failure is tried once more at once.
-    async fn call<T, F>(&self, attempt: impl Fn() -> F) -> Result<T, Refusal>
+    /// One call under the deadline, whichever region answers it.
+    async fn call<T, F>(&self, attempt: impl Fn(Arc<Endpoint>) -> F) -> Result<T, Refusal>
     where
         F: Future<Output = Result<tonic::Response<T>, Status>>,
     {
-        let both = async {
-            self.calls.fetch_add(1, Ordering::Relaxed);
-            match attempt().await {
-                Err(status)
-                    if status.code() == Code::Unavailable && status.get_details_error_info().is_none() =>
-                {
-                    attempt().await
-                }
-                outcome => outcome,
-            }
-        };
-        match tokio::time::timeout(self.timeout, both).await {
+        self.calls.fetch_add(1, Ordering::Relaxed);
+        match tokio::time::timeout(self.timeout, self.endpoints.ask(attempt)).await {
             Ok(Ok(response)) => Ok(response.into_inner()),
             Ok(Err(status)) => Err(refusal(&status)),
             Err(_) => Err(Refusal::Unreachable("the HSM did not answer in time".to_owned())),
@@ -189,7 +172,8 @@ fn refusal(status: &Status) -> Refusal {
             | "KEY_DELETED_ERR"
             | "UNPROCESSABLE_CIPHERTEXT_ERR"
             | "INVALID_FIELD_ERR"
-            | "KEY_BLOB_INVALID",
+            | "KEY_BLOB_INVALID"
+            | "KEY_UNDER_OTHER_MASTER_KEY",
             _,
         )
         | (_, Code::NotFound | Code::FailedPrecondition | Code::InvalidArgument | Code::DataLoss) => {
@@ -209,6 +193,10 @@ fn take_key(plaintext: Vec<u8>) -> Result<BucketKey, Refusal> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+
+    use tonic_types::ErrorDetails;
+
     use super::*;
 
     #[test]
@@ -218,10 +206,14 @@ mod tests {
             assert_eq!(refused.for_object().status, 403);
             assert_eq!(refused.for_new_bucket().message, "The Key CRN could not be found");
         }
+        // A key that no master key opens any more is like a disabled one: not worth another try.
+        let details = ErrorDetails::with_error_info("KEY_UNDER_OTHER_MASTER_KEY", "hsm.kms", HashMap::new());
+        let refused = refusal(&Status::with_error_details(Code::FailedPrecondition, "", details));
+        assert_eq!((refused.for_object().status, refused.for_new_bucket().status), (403, 400));
         for code in [Code::Unavailable, Code::DeadlineExceeded, Code::Internal, Code::ResourceExhausted] {
             let refused = refusal(&Status::new(code, ""));
             assert_eq!((refused.for_object().status, refused.for_new_bucket().status), (503, 503));
-            assert!(refused.for_object().retry_after_secs.is_some());
+            assert!(refused.for_object().header_map().contains_key(http::header::RETRY_AFTER));
         }
         let refused = refusal(&Status::new(Code::Unauthenticated, ""));
         assert_eq!((refused.for_object().status, refused.for_new_bucket().status), (503, 400));

@@ -15,7 +15,10 @@ use std::{
 
 use rusqlite::{Connection, OpenFlags};
 
-use crate::error::{Error, Result};
+use crate::{
+    blobs::PlacedBlob,
+    error::{Error, Result},
+};
 
 /// The metadata database.
 #[derive(Clone)]
@@ -72,7 +75,21 @@ impl Metadata {
         &self,
         change: impl FnOnce(&Connection) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        self.writer.commit(change).await
+        self.commit_blob(None, change).await
+    }
+
+    /// The same for a change that names a blob. The blob's file goes away with the change.
+    pub async fn commit_blob<T: Send + 'static>(
+        &self,
+        placed: Option<PlacedBlob>,
+        change: impl FnOnce(&Connection) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        self.writer.commit(placed, change).await
+    }
+
+    /// Whether changes can still be made.
+    pub fn is_writable(&self) -> bool {
+        self.writer.is_alive()
     }
 
     fn connect(&self) -> Result<Connection> {

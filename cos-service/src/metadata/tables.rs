@@ -295,11 +295,20 @@ pub fn discard_blob(db: &Connection, blob: Uuid) -> Result<()> {
     Ok(())
 }
 
-/// Files to delete, oldest first.
-pub fn garbage(db: &Connection, limit: u32) -> Result<Vec<Uuid>> {
-    let mut query = db.prepare_cached("SELECT blob FROM garbage ORDER BY since LIMIT ?")?;
-    let rows = query.query_map([limit], |row| uuid(row, 0))?;
+/// Files to delete whose names come after another, in that order.
+pub fn garbage(db: &Connection, after: Uuid, limit: u32) -> Result<Vec<Uuid>> {
+    let mut query = db.prepare_cached("SELECT blob FROM garbage WHERE blob > ? ORDER BY blob LIMIT ?")?;
+    let rows = query.query_map(params![after.as_bytes(), limit], |row| uuid(row, 0))?;
     Ok(rows.collect::<rusqlite::Result<_>>()?)
+}
+
+/// Leaves a file to the collector unless a blob's row names it.
+pub fn discard_unnamed(db: &Connection, blob: Uuid) -> Result<()> {
+    db.prepare_cached(
+        "INSERT OR IGNORE INTO garbage SELECT ?1, ?2 WHERE NOT EXISTS (SELECT 1 FROM blobs WHERE id = ?1)",
+    )?
+    .execute(params![blob.as_bytes(), now_millis()])?;
+    Ok(())
 }
 
 /// Forgets files that were deleted.

@@ -48,8 +48,8 @@ impl Conditions {
             _ => {}
         }
         match (&self.if_none_match, self.if_modified_since) {
-            (Some(expected), _) if expected.matches(etag) => Err(Error::not_modified()),
-            (None, Some(since)) if modified <= since => Err(Error::not_modified()),
+            (Some(expected), _) if expected.matches(etag) => Err(Error::not_modified(etag)),
+            (None, Some(since)) if modified <= since => Err(Error::not_modified(etag)),
             _ => Ok(()),
         }
     }

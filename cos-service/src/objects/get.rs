@@ -24,7 +24,8 @@ use crate::{
         attributes::{self, Attributes, content_id},
         put::{check_key, total_size},
     },
-    storage::{Reading, Storage},
+    readers::Pinned,
+    storage::Storage,
 };
 
 /// An object that was found, and may be read.
@@ -37,7 +38,7 @@ pub struct FoundObject {
     pub attributes: Attributes,
     bucket: Arc<Bucket>,
     blobs: Vec<BlobRow>,
-    reading: Arc<Reading>,
+    pinned: Pinned,
 }
 
 impl FoundObject {
@@ -71,7 +72,8 @@ impl ByteRange {
             Self::Last(count) => size.saturating_sub(count)..size,
         };
         if range.is_empty() {
-            return Err(Error::new("InvalidRange", 416, "The requested range is not satisfiable"));
+            return Err(Error::new("InvalidRange", 416, "The requested range is not satisfiable")
+                .with_header(http::header::CONTENT_RANGE, format!("bytes */{size}")));
         }
         Ok(range)
     }
@@ -97,7 +99,7 @@ impl Storage {
         check_key(key)?;
         let bucket = self.buckets.get(bucket)?;
         let seal = self.seal(&bucket).await?;
-        let reading = Arc::new(self.readers.begin());
+        let looking = self.readers.look();
         let (id, key) = (bucket.id, key.to_owned());
         let (object, attributes, blobs) = self
             .metadata
@@ -108,7 +110,9 @@ impl Storage {
                 Ok((object, attributes, blobs))
             })
             .await?;
-        Ok(FoundObject { size: object.size, modified: object.modified, attributes, bucket, blobs, reading })
+        let pinned =
+            looking.pin(blobs.iter().filter(|blob| blob.inline.is_none()).map(|blob| blob.id).collect());
+        Ok(FoundObject { size: object.size, modified: object.modified, attributes, bucket, blobs, pinned })
     }
 
     /// Streams a range of an object. What the first chunk needs is read and verified before this
@@ -126,16 +130,15 @@ impl Storage {
         }
         let (storage, bucket) = (Arc::clone(self), object.bucket);
         let mut unopened = pieces.len();
-        let mut reading = Some(object.reading);
+        let mut pinned = Some(Arc::new(object.pinned));
         let mut body = stream::iter(pieces)
             .then(move |(row, wanted)| {
-                // The names of blobs must stay valid until the last file is open, and no longer: a slow reader
-                // would keep everybody's deleted files.
+                // The names of the blobs must stay valid until the last file is open, and no longer.
                 unopened -= 1;
-                let reading = if unopened == 0 { reading.take() } else { reading.clone() };
+                let pinned = if unopened == 0 { pinned.take() } else { pinned.clone() };
                 let (storage, bucket) = (Arc::clone(&storage), Arc::clone(&bucket));
                 async move {
-                    let _reading = reading;
+                    let _pinned = pinned;
                     let seal = storage.seal(&bucket).await?;
                     let (blobs, id) = (storage.blobs.clone(), bucket.id);
                     let blob = if row.inline.is_some() {

@@ -14,12 +14,14 @@ use uuid::Uuid;
 
 use crate::{
     blobs::{PlacedBlob, UnfinishedBlob},
+    buckets::Bucket,
     content::{
         checksum::{self, Algorithm, Checksum},
         etag::Md5,
         segments::{DEFAULT_SEGMENT, HEADER_LEN, Layout, Sealer, TAG_LEN},
     },
     error::{Error, Result},
+    frames::Frames,
     keys::{
         seal::{Identity, Seal},
         secret::DataKey,
@@ -68,18 +70,19 @@ const CHUNK: usize = 1024 * 1024;
 const WRITE_BACK: u64 = 8 * 1024 * 1024;
 
 impl Storage {
-    /// Receives a body. Nothing is committed, and nothing is left behind on failure.
-    pub async fn receive(&self, seal: &Seal, bucket: Uuid, mut upload: Upload) -> Result<Received> {
+    /// Receives a body. Nothing is committed, and nothing is left behind on failure. The bucket's key is asked for
+    /// when it is needed and not held on to: a slow client must not stretch its lease.
+    pub async fn receive(&self, bucket: &Bucket, mut upload: Upload) -> Result<Received> {
         if upload.length.is_some_and(|length| length > MAX_SINGLE_PUT) {
             return Err(Error::entity_too_large());
         }
         let id = Uuid::new_v4();
         let digests = Digests::new(upload.algorithm, upload.kept);
-        let (first, ended) = self.gather(&mut upload.body, MAX_INLINE + 1).await?;
+        let (first, ended) = gather(&mut upload.body, MAX_INLINE + 1).await?;
         let (digests, stored) = if ended && total(&first) <= MAX_INLINE {
-            seal_inline(seal, bucket, id, digests, &first)?
+            seal_inline(&self.seal(bucket).await?, bucket.id, id, digests, &first)?
         } else {
-            self.receive_file(seal, bucket, id, digests, first, &mut upload).await?
+            self.receive_file(bucket, id, digests, first, &mut upload).await?
         };
         check_announced(&digests, stored.blob.size, upload)?;
         let checksum = digests.kept.unwrap_or(digests.checksum);
@@ -88,15 +91,15 @@ impl Storage {
 
     async fn receive_file(
         &self,
-        seal: &Seal,
-        bucket: Uuid,
+        bucket: &Bucket,
         id: Uuid,
         digests: Digests,
         first: Vec<Bytes>,
         upload: &mut Upload,
     ) -> Result<(Finished, Received)> {
         let segment = Layout::segment_for(upload.length);
-        let mut sink = Some(Sink::new(self.blobs.create(id)?, seal, bucket, id, segment)?);
+        let file = self.blobs.create(id)?;
+        let mut sink = Some(Sink::new(file, &self.seal(bucket).await?, bucket.id, id, segment)?);
         let mut digests = Some(digests);
         let mut hashing: Option<JoinHandle<Digests>> = None;
         let mut writing: Option<JoinHandle<Result<Sink>>> = None;
@@ -105,13 +108,15 @@ impl Storage {
         let (mut received, mut unsynced) = (0_u64, 0_u64);
         while !chunk.is_empty() || !ended {
             if total(&chunk) < CHUNK && !ended {
-                let (more, end) = self.gather(&mut upload.body, CHUNK - total(&chunk)).await?;
+                let (more, end) = gather(&mut upload.body, CHUNK - total(&chunk)).await?;
                 chunk.extend(more);
                 ended = end;
                 if chunk.is_empty() {
                     break;
                 }
             }
+            // A key that has died meanwhile ends the upload here, and not only at its end.
+            self.seal(bucket).await?;
             received += total(&chunk) as u64;
             if received > MAX_SINGLE_PUT {
                 return Err(Error::entity_too_large());
@@ -158,25 +163,18 @@ impl Storage {
         }
         Ok((digests.finish(), placing.await??))
     }
+}
 
-    /// Takes frames until there are `wanted` bytes; true if the body has ended.
-    async fn gather(&self, body: &mut Body, wanted: usize) -> Result<(Vec<Bytes>, bool)> {
-        let (mut frames, mut length) = (Vec::new(), 0);
-        while length < wanted {
-            match tokio::time::timeout(self.body_timeout, body.next()).await {
-                Err(_) => return Err(Error::request_timeout()),
-                Ok(None) => return Ok((frames, true)),
-                Ok(Some(frame)) => {
-                    let frame = frame?;
-                    length += frame.len();
-                    if !frame.is_empty() {
-                        frames.push(frame);
-                    }
-                }
-            }
-        }
-        Ok((frames, false))
+/// Takes frames until there are `wanted` bytes; true if the body has ended.
+async fn gather(body: &mut Body, wanted: usize) -> Result<(Vec<Bytes>, bool)> {
+    let (mut frames, mut length) = (Frames::default(), 0);
+    while length < wanted {
+        let Some(frame) = body.next().await else { return Ok((frames.into_vec(), true)) };
+        let frame = frame?;
+        length += frame.len();
+        frames.push(frame);
     }
+    Ok((frames.into_vec(), false))
 }
 
 fn total(frames: &[Bytes]) -> usize {

@@ -56,7 +56,8 @@ impl Storage {
         };
         self.metadata
             .read(move |db| {
-                let found = page(&query, |from, visit| tables::scan_objects(db, bucket.id, from, visit))?;
+                let found =
+                    page(&query, |key| key, |from, visit| tables::scan_objects(db, bucket.id, from, visit))?;
                 let open = |(key, row): (String, ObjectRow)| {
                     // A damaged row has been logged; it must not hide its neighbours.
                     let attributes = seal
@@ -75,14 +76,17 @@ impl Storage {
 }
 
 /// Fills a page from a source that can be scanned from any key on. `scan(from, visit)` calls
-/// `visit` with entries in byte order from `from` (inclusive) until it returns false.
+/// `visit` with entries in byte order from `from` (inclusive) until it returns false. A delimiter counts in
+/// that part of an entry's name that `key_of` returns.
 pub fn page<T>(
     query: &ListQuery,
+    key_of: fn(&str) -> &str,
     mut scan: impl FnMut(&[u8], &mut dyn FnMut(String, T) -> bool) -> Result<()>,
 ) -> Result<Listing<T>> {
     let mut listing = Listing { entries: Vec::new(), common_prefixes: Vec::new(), next: None };
     let delimiter = query.delimiter.as_deref().filter(|delimiter| !delimiter.is_empty());
-    let group = |key: &str| {
+    let group = |name: &str| {
+        let key = key_of(name);
         let rest = key.strip_prefix(query.prefix.as_str())?;
         let at = rest.find(delimiter?)?;
         Some(key[..query.prefix.len() + at + delimiter?.len()].to_owned())
@@ -144,14 +148,18 @@ mod tests {
     use super::*;
 
     fn list(keys: &BTreeSet<String>, query: &ListQuery) -> Listing<()> {
-        page(query, |from, visit| {
-            for key in keys.iter().filter(|key| key.as_bytes() >= from) {
-                if !visit(key.clone(), ()) {
-                    break;
+        page(
+            query,
+            |key| key,
+            |from, visit| {
+                for key in keys.iter().filter(|key| key.as_bytes() >= from) {
+                    if !visit(key.clone(), ()) {
+                        break;
+                    }
                 }
-            }
-            Ok(())
-        })
+                Ok(())
+            },
+        )
         .unwrap()
     }
 

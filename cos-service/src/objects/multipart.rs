@@ -144,8 +144,9 @@ impl Storage {
     ) -> Result<Written> {
         let number = part_number(number)?;
         let bucket = self.buckets.get(bucket)?;
-        let seal = self.seal(&bucket).await?;
-        let received = self.receive(&seal, bucket.id, body).await?;
+        // Spares the client the upload.
+        self.seal(&bucket).await?;
+        let received = self.receive(&bucket, body).await?;
         let Received { mut blob, placed, etag, checksum } = received;
         // Asked for anew: the key may have died meanwhile.
         let seal = self.seal(&bucket).await?;
@@ -165,14 +166,10 @@ impl Storage {
         };
         let (id, bucket, key) = (upload.id, bucket.id, key.to_owned());
         self.metadata
-            .commit(move |db| {
+            .commit_blob(placed, move |db| {
                 tables::upload(db, bucket, &key, id)?.ok_or_else(Error::no_such_upload)?;
                 tables::put_part(db, id, &part)?;
-                tables::insert_blob(db, id, &blob)?;
-                if let Some(placed) = placed {
-                    placed.keep();
-                }
-                Ok(())
+                tables::insert_blob(db, id, &blob)
             })
             .await?;
         Ok(written)
@@ -232,7 +229,7 @@ impl Storage {
                     (None, false) => format!("{}\0\u{7f}", query.after),
                     _ => String::new(),
                 };
-                let mut found = page(&query, |from, visit| {
+                let mut found = page(&query, key_of, |from, visit| {
                     let first_key = from.split(|byte| *byte == 0).next().unwrap_or_default();
                     tables::scan_uploads(db, bucket, first_key, |row| {
                         let name = suffix(&row);
@@ -404,6 +401,11 @@ impl Completion {
             size: object.size,
         })
     }
+}
+
+/// The key in the name of an entry of a list of uploads.
+fn key_of(name: &str) -> &str {
+    name.rsplit_once('\0').map_or(name, |(key, _)| key)
 }
 
 fn open_upload(

@@ -48,15 +48,19 @@ impl Storage {
         check_key(key)?;
         headers.check()?;
         let bucket = self.buckets.get(bucket)?;
-        let seal = self.seal(&bucket).await?;
-        if !conditions.is_empty() {
-            // Spares the client the upload; what counts is the check within the transaction.
-            let (seal, bucket, key, conditions) =
-                (seal.clone(), bucket.id, key.to_owned(), conditions.clone());
-            self.metadata.read(move |db| check_existing(db, &seal, bucket, &key, &conditions)).await?;
-        }
-        let received = self.receive(&seal, bucket.id, upload).await?;
+        // Spares the client the upload; what counts is the check within the transaction.
+        self.precheck(&bucket, key, &conditions).await?;
+        let received = self.receive(&bucket, upload).await?;
         self.store_received(&bucket, key, headers, conditions, received).await
+    }
+
+    async fn precheck(&self, bucket: &Bucket, key: &str, conditions: &Conditions) -> Result<()> {
+        let seal = self.seal(bucket).await?;
+        if conditions.is_empty() {
+            return Ok(());
+        }
+        let (bucket, key, conditions) = (bucket.id, key.to_owned(), conditions.clone());
+        self.metadata.read(move |db| check_existing(db, &seal, bucket, &key, &conditions)).await
     }
 
     /// Commits a received blob as an object. Asks for the bucket key anew: it may have died meanwhile.
@@ -82,17 +86,13 @@ impl Storage {
         let object = new_row(&seal, bucket.id, key, &attributes, &written)?;
         let (bucket, key) = (bucket.id, key.to_owned());
         self.metadata
-            .commit(move |db| {
+            .commit_blob(placed, move |db| {
                 if !tables::bucket_exists(db, bucket)? {
                     return Err(Error::no_such_bucket());
                 }
                 check_existing(db, &seal, bucket, &key, &conditions)?;
                 tables::put_object(db, bucket, &key, &object)?;
-                tables::insert_blob(db, object.id, &blob)?;
-                if let Some(placed) = placed {
-                    placed.keep();
-                }
-                Ok(())
+                tables::insert_blob(db, object.id, &blob)
             })
             .await?;
         Ok(written)

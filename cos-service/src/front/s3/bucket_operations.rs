@@ -21,12 +21,6 @@ impl Front {
         req: S3Request<CreateBucketInput>,
     ) -> Answer<CreateBucketOutput> {
         ibm::check_service_instance(&req.headers, &self.owner)?;
-        if req.input.acl.as_ref().is_some_and(|acl| acl.as_str() != "private") {
-            return Err(Error::not_implemented("A canned ACL other than private"));
-        }
-        if req.input.object_lock_enabled_for_bucket == Some(true) {
-            return Err(Error::not_implemented("Object Lock"));
-        }
         let location = req
             .input
             .create_bucket_configuration
@@ -133,6 +127,61 @@ impl Front {
         });
         ibm::show_root_key(&bucket, &mut response.headers);
         Ok(response)
+    }
+
+    /// Buckets are unversioned: every object is its version `null`.
+    pub(super) async fn list_object_versions(
+        &self,
+        req: S3Request<ListObjectVersionsInput>,
+    ) -> Answer<ListObjectVersionsOutput> {
+        let input = req.input;
+        let encode = convert::encoder(input.encoding_type.as_ref())?;
+        let query = ListQuery {
+            prefix: input.prefix.clone().unwrap_or_default(),
+            delimiter: input.delimiter.clone(),
+            after: input.key_marker.clone().unwrap_or_default(),
+            max: convert::max_entries(input.max_keys, "maxKeys")?,
+        };
+        let max = query.max;
+        let found = self.storage.list_objects(&input.bucket, query).await?;
+        let owner = self.owner();
+        let version = |(key, object): (String, ListedObject)| {
+            let Object { checksum_algorithm, checksum_type, e_tag, key, last_modified, owner, size, .. } =
+                listed(encode(&key), object, Some(owner.clone()));
+            ObjectVersion {
+                checksum_algorithm,
+                checksum_type,
+                e_tag,
+                is_latest: Some(true),
+                key,
+                last_modified,
+                owner,
+                restore_status: None,
+                size,
+                storage_class: Some(ObjectVersionStorageClass::from_static(
+                    ObjectVersionStorageClass::STANDARD,
+                )),
+                version_id: Some("null".to_owned()),
+            }
+        };
+        let after_a_key =
+            found.next.is_some() && found.next.as_ref() == found.entries.last().map(|(key, _)| key);
+        Ok(S3Response::new(ListObjectVersionsOutput {
+            versions: Some(found.entries.into_iter().map(version).collect()),
+            common_prefixes: Some(common_prefixes(found.common_prefixes, encode)),
+            delete_markers: None,
+            delimiter: input.delimiter.as_deref().map(encode),
+            encoding_type: input.encoding_type,
+            is_truncated: Some(found.next.is_some()),
+            key_marker: Some(encode(&input.key_marker.unwrap_or_default())),
+            max_keys: Some(max as i32),
+            name: Some(input.bucket),
+            next_key_marker: found.next.as_deref().map(encode),
+            next_version_id_marker: after_a_key.then(|| "null".to_owned()),
+            prefix: Some(encode(&input.prefix.unwrap_or_default())),
+            request_charged: None,
+            version_id_marker: input.version_id_marker,
+        }))
     }
 
     pub(super) async fn list_objects_v2(

@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use s3s::{S3Error, S3ErrorCode, dto};
 use time::OffsetDateTime;
 
@@ -21,11 +21,13 @@ pub fn error(error: Error) -> S3Error {
         tracing::warn!(code = error.code, detail = error.detail, "a request failed");
     }
     let code = S3ErrorCode::from_bytes(error.code.as_bytes()).unwrap_or(S3ErrorCode::InternalError);
+    let mut headers = error.header_map();
     let mut converted = S3Error::with_message(code, error.message);
     converted
         .set_status_code(StatusCode::from_u16(error.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR));
-    if let Some(seconds) = error.retry_after_secs {
-        let headers = HeaderMap::from_iter([(http::header::RETRY_AFTER, HeaderValue::from(seconds))]);
+    if !headers.is_empty() {
+        // The framework then leaves all headers to us.
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/xml"));
         converted.set_headers(headers);
     }
     converted
@@ -68,8 +70,15 @@ pub fn conditions(
 
 /// `If-Unmodified-Since` of a write, which the framework's model lacks.
 pub fn unmodified_since(headers: &HeaderMap) -> Option<dto::Timestamp> {
-    let value = headers.get(http::header::IF_UNMODIFIED_SINCE)?.to_str().ok()?;
+    let value = headers.get(header::IF_UNMODIFIED_SINCE)?.to_str().ok()?;
     dto::Timestamp::parse(dto::TimestampFormat::HttpDate, value).ok()
+}
+
+/// `If-Match` or `If-None-Match`, where the framework's model lacks them.
+pub fn etag_condition(headers: &HeaderMap, name: &HeaderName) -> Result<Option<dto::ETagCondition>> {
+    let parse = |value: &HeaderValue| dto::ETagCondition::parse_http_header(value.as_bytes());
+    let invalid = |_| Error::invalid_argument(format!("the header {name} is not an ETag or *"));
+    headers.get(name).map(parse).transpose().map_err(invalid)
 }
 
 /// Content headers and metadata that come with an object.
@@ -213,60 +222,9 @@ pub fn max_entries(given: Option<i32>, name: &'static str) -> Result<usize> {
     })
 }
 
-/// Server-side encryption headers of an object: none of them has a meaning here.
-pub fn refuse_object_encryption(headers: &HeaderMap, keyed: bool) -> Result<()> {
-    let customer = headers.keys().any(|name| name.as_str().contains("server-side-encryption-customer"));
-    if customer && keyed {
-        return Err(Error::new(
-            "BadRequest",
-            400,
-            "Server-Side Encryption with Customer-Provided Keys is not supported while Key Protect is enabled.",
-        ));
-    }
-    if customer {
-        return Err(Error::not_implemented("Server-side encryption with customer-provided keys"));
-    }
-    match headers.get("x-amz-server-side-encryption").map(HeaderValue::as_bytes) {
-        None | Some(b"AES256") => Ok(()),
-        Some(_) => Err(Error::invalid_argument(
-            "Requests specifying Server-Side Encryption with Customer-Provided Keys must provide an appropriate secret key.",
-        )),
-    }
-}
-
-/// Headers that promise a client something about the object that is not kept here: better refused than ignored.
-pub fn refuse_unsupported(headers: &HeaderMap) -> Result<()> {
-    for name in headers.keys().map(HeaderName::as_str) {
-        let what = match name {
-            _ if name.starts_with("x-amz-object-lock-") => "Object Lock",
-            _ if name.starts_with("retention-") => "Immutable Object Storage",
-            _ if name.starts_with("x-amz-grant-") => "An access control list",
-            "x-amz-tagging" => "Object tagging",
-            "x-amz-website-redirect-location" => "A website redirect",
-            _ => continue,
-        };
-        return Err(Error::not_implemented(what));
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn promises_that_are_not_kept_are_refused() {
-        let with =
-            |name| HeaderMap::from_iter([(HeaderName::from_static(name), HeaderValue::from_static("1"))]);
-        for name in ["x-amz-object-lock-mode", "retention-period", "x-amz-grant-read", "x-amz-tagging"] {
-            assert_eq!(
-                refuse_unsupported(&with(name)).map_err(|error| error.code),
-                Err("NotImplemented"),
-                "{name}"
-            );
-        }
-        assert!(refuse_unsupported(&with("x-amz-meta-retention-period")).is_ok());
-    }
 
     #[test]
     fn url_encoding_keeps_what_s3_keeps() {
@@ -286,6 +244,13 @@ mod tests {
         };
         assert_eq!(given("aws-chunked").stored().content_encoding, None);
         assert_eq!(given("gzip, aws-chunked").stored().content_encoding.as_deref(), Some("gzip"));
+    }
+
+    #[test]
+    fn an_error_with_headers_is_xml_all_the_same() {
+        let headers = error(Error::hsm_unreachable("")).headers().cloned().unwrap();
+        assert_eq!(headers[header::RETRY_AFTER], "1");
+        assert_eq!(headers[header::CONTENT_TYPE], "application/xml");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 mod body;
 mod bucket_operations;
+mod configuration_operations;
 mod convert;
 mod multipart_operations;
 mod object_operations;
@@ -19,11 +20,11 @@ use s3s::{
 
 use crate::{
     buckets,
-    front::{auth::Credentials, extended_list::ExtendedList},
+    front::{auth::Credentials, extended_list::ExtendedList, operations::Operations},
     storage::Storage,
 };
 
-pub use convert::error as to_s3_error;
+pub use convert::{error as to_s3_error, max_entries};
 
 /// Largest XML document that is read, in bytes: 10,000 parts with their checksums.
 const MAX_XML: usize = 8 * 1024 * 1024;
@@ -43,10 +44,11 @@ pub fn service(storage: Arc<Storage>, credentials: &Credentials, domains: Vec<St
     config.presigned_url_max_skew_time_secs = MAX_SKEW_SECS;
     let owner = credentials.service_instance_id.clone();
     let extended = ExtendedList { storage: Arc::clone(&storage), owner: owner.clone() };
-    let mut builder = S3ServiceBuilder::new(Front { storage, owner });
+    let mut builder = S3ServiceBuilder::new(Front { storage, owner: owner.clone() });
     builder.set_route(extended);
     builder.set_config(Arc::new(StaticConfigProvider::new(Arc::new(config))));
     builder.set_auth(credentials.clone());
+    builder.set_access(Operations { owner });
     builder.set_host(Domains(domains));
     builder.set_validation(Names);
     builder.build()
@@ -94,6 +96,19 @@ delegate! {
     list_buckets: ListBucketsInput -> ListBucketsOutput;
     get_bucket_location: GetBucketLocationInput -> GetBucketLocationOutput;
     get_bucket_versioning: GetBucketVersioningInput -> GetBucketVersioningOutput;
+    get_bucket_acl: GetBucketAclInput -> GetBucketAclOutput;
+    get_bucket_cors: GetBucketCorsInput -> GetBucketCorsOutput;
+    get_bucket_encryption: GetBucketEncryptionInput -> GetBucketEncryptionOutput;
+    get_bucket_lifecycle_configuration: GetBucketLifecycleConfigurationInput -> GetBucketLifecycleConfigurationOutput;
+    get_bucket_policy: GetBucketPolicyInput -> GetBucketPolicyOutput;
+    get_bucket_replication: GetBucketReplicationInput -> GetBucketReplicationOutput;
+    get_bucket_tagging: GetBucketTaggingInput -> GetBucketTaggingOutput;
+    get_bucket_website: GetBucketWebsiteInput -> GetBucketWebsiteOutput;
+    get_object_acl: GetObjectAclInput -> GetObjectAclOutput;
+    get_object_lock_configuration: GetObjectLockConfigurationInput -> GetObjectLockConfigurationOutput;
+    get_object_tagging: GetObjectTaggingInput -> GetObjectTaggingOutput;
+    get_public_access_block: GetPublicAccessBlockInput -> GetPublicAccessBlockOutput;
+    list_object_versions: ListObjectVersionsInput -> ListObjectVersionsOutput;
     list_objects: ListObjectsInput -> ListObjectsOutput;
     list_objects_v2: ListObjectsV2Input -> ListObjectsV2Output;
     put_object: PutObjectInput -> PutObjectOutput;

@@ -11,6 +11,7 @@ use super::{
 use crate::{
     content::checksum::{Algorithm, Checksum, Kind},
     error::{Error, Result},
+    front::promises,
     objects::{
         get::ByteRange,
         list::ListQuery,
@@ -26,8 +27,7 @@ impl Front {
         req: S3Request<CreateMultipartUploadInput>,
     ) -> Answer<CreateMultipartUploadOutput> {
         let input = req.input;
-        convert::refuse_object_encryption(&req.headers, self.is_keyed(&input.bucket)?)?;
-        convert::refuse_unsupported(&req.headers)?;
+        promises::refuse_object_encryption(&req.headers, self.is_keyed(&input.bucket)?)?;
         let algorithm = convert::algorithm(input.checksum_algorithm.as_ref())?;
         let kind = convert::kind(input.checksum_type.as_ref())?;
         let stored = GivenHeaders {
@@ -54,7 +54,7 @@ impl Front {
 
     pub(super) async fn upload_part(&self, req: S3Request<UploadPartInput>) -> Answer<UploadPartOutput> {
         let (input, headers) = (req.input, req.headers);
-        convert::refuse_object_encryption(&headers, self.is_keyed(&input.bucket)?)?;
+        promises::refuse_object_encryption(&headers, self.is_keyed(&input.bucket)?)?;
         let found = self.storage.upload(&input.bucket, &input.key, &input.upload_id).await?;
         let given = body::Given {
             checksum: given_checksum!(input)?,
@@ -83,7 +83,7 @@ impl Front {
         req: S3Request<UploadPartCopyInput>,
     ) -> Answer<UploadPartCopyOutput> {
         let input = req.input;
-        convert::refuse_object_encryption(&req.headers, self.is_keyed(&input.bucket)?)?;
+        promises::refuse_object_encryption(&req.headers, self.is_keyed(&input.bucket)?)?;
         let target = self.storage.upload(&input.bucket, &input.key, &input.upload_id).await?;
         let (source_bucket, source_key) = copy_source(&input.copy_source)?;
         let found = self.storage.get_object(source_bucket, source_key).await?;
@@ -208,8 +208,7 @@ impl Front {
         req: S3Request<CompleteMultipartUploadInput>,
     ) -> Answer<CompleteMultipartUploadOutput> {
         let input = req.input;
-        convert::refuse_object_encryption(&req.headers, self.is_keyed(&input.bucket)?)?;
-        convert::refuse_unsupported(&req.headers)?;
+        promises::refuse_object_encryption(&req.headers, self.is_keyed(&input.bucket)?)?;
         let claimed = ClaimedWhole {
             checksum: given_checksum!(input)?,
             size: input.mpu_object_size.and_then(|size| u64::try_from(size).ok()),

@@ -9,6 +9,7 @@ use super::{
 use crate::{
     content::checksum::Algorithm,
     error::{Error, Result},
+    front::promises,
     objects::{
         MAX_SINGLE_PUT,
         get::{ByteRange, FoundObject},
@@ -17,16 +18,18 @@ use crate::{
     },
 };
 
-/// Copies stored headers into an output.
+/// Copies stored headers into an output, or what the request's `response-*` parameters put in their place.
 macro_rules! show_headers {
-    ($output:expr, $headers:expr) => {
+    ($output:expr, $headers:expr, $input:expr) => {
         let headers = $headers.clone();
-        $output.content_type = headers.content_type.or_else(|| Some("application/octet-stream".to_owned()));
-        $output.content_encoding = headers.content_encoding;
-        $output.content_disposition = headers.content_disposition;
-        $output.content_language = headers.content_language;
-        $output.cache_control = headers.cache_control;
-        $output.expires = headers.expires.map(|seconds| convert::timestamp(seconds.saturating_mul(1000)));
+        let content_type = $input.response_content_type.or(headers.content_type);
+        $output.content_type = content_type.or_else(|| Some("application/octet-stream".to_owned()));
+        $output.content_encoding = $input.response_content_encoding.or(headers.content_encoding);
+        $output.content_disposition = $input.response_content_disposition.or(headers.content_disposition);
+        $output.content_language = $input.response_content_language.or(headers.content_language);
+        $output.cache_control = $input.response_cache_control.or(headers.cache_control);
+        let expires = headers.expires.map(|seconds| convert::timestamp(seconds.saturating_mul(1000)));
+        $output.expires = $input.response_expires.or(expires);
         $output.metadata =
             Some(headers.metadata.into_iter().collect()).filter(|map: &Metadata| !map.is_empty());
     };
@@ -43,12 +46,7 @@ impl Front {
 
     pub(super) async fn put_object(&self, req: S3Request<PutObjectInput>) -> Answer<PutObjectOutput> {
         let (input, headers) = (req.input, req.headers);
-        convert::refuse_object_encryption(&headers, self.is_keyed(&input.bucket)?)?;
-        convert::refuse_unsupported(&headers)?;
-        if input.write_offset_bytes.is_some() {
-            return Err(Error::not_implemented("Appending to objects"));
-        }
-        refuse_acl(input.acl.as_ref())?;
+        promises::refuse_object_encryption(&headers, self.is_keyed(&input.bucket)?)?;
         let given = body::Given {
             checksum: given_checksum!(input)?,
             algorithm: convert::algorithm(input.checksum_algorithm.as_ref())?,
@@ -88,7 +86,7 @@ impl Front {
     pub(super) async fn get_object(&self, req: S3Request<GetObjectInput>) -> Answer<GetObjectOutput> {
         let input = req.input;
         refuse_version(input.version_id.as_deref())?;
-        convert::refuse_object_encryption(&req.headers, self.is_keyed(&input.bucket)?)?;
+        promises::refuse_object_encryption(&req.headers, self.is_keyed(&input.bucket)?)?;
         let found = self.storage.get_object(&input.bucket, &input.key).await?;
         let conditions = convert::conditions(
             input.if_match,
@@ -111,7 +109,7 @@ impl Front {
             parts_count: input.part_number.and(found.attributes.part_count).map(|count| count as i32),
             ..Default::default()
         };
-        show_headers!(output, found.attributes.headers);
+        show_headers!(output, found.attributes.headers, input);
         // Never on a part of the object: clients would compare it with the part.
         if range == whole && input.checksum_mode.is_some_and(|mode| mode.as_str() == ChecksumMode::ENABLED) {
             show_checksum!(output, &found.attributes.checksum);
@@ -124,7 +122,7 @@ impl Front {
     pub(super) async fn head_object(&self, req: S3Request<HeadObjectInput>) -> Answer<HeadObjectOutput> {
         let input = req.input;
         refuse_version(input.version_id.as_deref())?;
-        convert::refuse_object_encryption(&req.headers, self.is_keyed(&input.bucket)?)?;
+        promises::refuse_object_encryption(&req.headers, self.is_keyed(&input.bucket)?)?;
         let found = match input.part_number {
             None => self.storage.head_object(&input.bucket, &input.key).await?,
             Some(_) => self.storage.get_object(&input.bucket, &input.key).await?,
@@ -149,7 +147,7 @@ impl Front {
             parts_count: input.part_number.and(found.attributes.part_count).map(|count| count as i32),
             ..Default::default()
         };
-        show_headers!(output, found.attributes.headers);
+        show_headers!(output, found.attributes.headers, input);
         if wanted.is_none() && input.checksum_mode.is_some_and(|mode| mode.as_str() == ChecksumMode::ENABLED)
         {
             show_checksum!(output, &found.attributes.checksum);
@@ -220,12 +218,14 @@ impl Front {
 
     pub(super) async fn copy_object(&self, req: S3Request<CopyObjectInput>) -> Answer<CopyObjectOutput> {
         let (input, headers) = (req.input, req.headers);
-        convert::refuse_object_encryption(&headers, self.is_keyed(&input.bucket)?)?;
-        convert::refuse_unsupported(&headers)?;
-        if headers.contains_key(http::header::IF_MATCH) || headers.contains_key(http::header::IF_NONE_MATCH) {
-            return Err(Error::not_implemented("A copy on condition of its destination"));
-        }
-        refuse_acl(input.acl.as_ref())?;
+        promises::refuse_object_encryption(&headers, self.is_keyed(&input.bucket)?)?;
+        // The framework's model lacks those of the destination.
+        let destination = convert::conditions(
+            convert::etag_condition(&headers, &http::header::IF_MATCH)?,
+            convert::etag_condition(&headers, &http::header::IF_NONE_MATCH)?,
+            None,
+            None,
+        );
         let conditions = convert::conditions(
             input.copy_source_if_match,
             input.copy_source_if_none_match,
@@ -267,8 +267,7 @@ impl Front {
         let kept = found.attributes.checksum.as_ref().map(|checksum| checksum.algorithm);
         let algorithm = convert::algorithm(input.checksum_algorithm.as_ref())?.or(kept);
         let upload = self.upload_of(found, None, algorithm.unwrap_or(Algorithm::Crc64nvme)).await?;
-        let written =
-            self.storage.put_object(&input.bucket, &input.key, stored, Default::default(), upload).await?;
+        let written = self.storage.put_object(&input.bucket, &input.key, stored, destination, upload).await?;
         let mut result = CopyObjectResult {
             e_tag: Some(convert::etag(written.etag)),
             last_modified: Some(convert::timestamp(written.modified)),
@@ -324,16 +323,9 @@ pub(super) fn copy_source(source: &CopySource) -> Result<(&str, &str)> {
 }
 
 /// Buckets are unversioned: there is only the version `null`.
-fn refuse_version(version: Option<&str>) -> Result<()> {
+pub(super) fn refuse_version(version: Option<&str>) -> Result<()> {
     match version {
         None | Some("null" | "") => Ok(()),
         Some(_) => Err(Error::new("NoSuchVersion", 404, "The specified version does not exist.")),
-    }
-}
-
-fn refuse_acl(acl: Option<&ObjectCannedACL>) -> Result<()> {
-    match acl.map(ObjectCannedACL::as_str) {
-        None | Some("private" | "bucket-owner-full-control") => Ok(()),
-        Some(_) => Err(Error::not_implemented("A canned ACL other than private")),
     }
 }
