@@ -5,7 +5,13 @@ use std::{env, error::Error, fs, path::PathBuf};
 use prost::Message;
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let files = ["proto/kms.proto", "proto/grep11.proto", "proto/tokens.proto"];
+    let files = [
+        "proto/kms.proto",
+        "proto/grep11.proto",
+        "proto/tokens.proto",
+        "proto/tke.proto",
+        "proto/failover.proto",
+    ];
     println!("cargo:rerun-if-changed=proto");
     let descriptors = protox::compile(files, ["proto"])?;
     let descriptor_path = PathBuf::from(env::var("OUT_DIR")?).join("descriptors.bin");

@@ -10,7 +10,7 @@ use libfuzzer_sys::fuzz_target;
 
 static KEYS: LazyLock<(RootKeys, String)> = LazyLock::new(|| {
     let dir = tempfile::tempdir().expect("dir").keep();
-    let region = Region::open(&dir, &Layout { region: "us-south".into(), units: 1 }).expect("region");
+    let region = Region::open(&dir, &Layout { region: "us-south".into(), operational: 1, recovery: 0, master_key: true }).expect("region");
     let keys = RootKeys::open(Arc::new(region), Arc::new(SystemClock)).expect("keys");
     let key = keys.create("fuzz", None).expect("key").id.clone();
     (keys, key)

@@ -9,7 +9,7 @@ use libfuzzer_sys::fuzz_target;
 
 static UNIT: LazyLock<CryptoUnit> = LazyLock::new(|| {
     let dir = tempfile::tempdir().expect("dir").keep();
-    let unit = CryptoUnit::create(&dir, "fuzz").expect("unit");
+    let unit = CryptoUnit::create(&dir, "fuzz", hsm_emulator::units::command::UnitType::Operational, &[]).expect("unit");
     unit.generate_master_key().expect("master key");
     unit
 });

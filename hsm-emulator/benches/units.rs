@@ -14,7 +14,13 @@ fn main() {
 
 fn unit() -> (tempfile::TempDir, CryptoUnit) {
     let dir = tempfile::tempdir().expect("dir");
-    let unit = CryptoUnit::create(&Path::new(dir.path()).join("unit"), "bench").expect("unit");
+    let unit = CryptoUnit::create(
+        &Path::new(dir.path()).join("unit"),
+        "bench",
+        hsm_emulator::units::command::UnitType::Operational,
+        &[],
+    )
+    .expect("unit");
     unit.generate_master_key().expect("master key");
     (dir, unit)
 }

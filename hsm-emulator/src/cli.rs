@@ -1,15 +1,26 @@
 //! The command line of `hsm-emulator`.
 
+mod backup;
+mod failover;
+
 use std::fs;
 use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use hsm_emulator::edge::server::{self, API_KEY, ENDPOINT, Options};
+use hsm_emulator::edge::pair;
+use hsm_emulator::edge::server::{self, API_KEY, AUDIT, ENDPOINT, Options};
+use hsm_emulator::services::audit;
 use hsm_emulator::services::region::{Layout, Region};
-use hsm_proto::kms;
 use hsm_proto::kms::kms_client::KmsClient;
+use hsm_proto::tke::support_client::SupportClient;
+use hsm_proto::tke::tke_client::TkeClient;
+use hsm_proto::tokens::request::Call;
+use hsm_proto::tokens::response::Answer;
+use hsm_proto::tokens::tokens_client::TokensClient;
+use hsm_proto::{kms, tke, tokens};
 use rustix::fs::Mode;
 use rustix::process::{DumpableBehavior, Resource, Rlimit};
 use serde_json::{Value, json};
@@ -31,6 +42,14 @@ Examples:
   hsm-emulator serve --state ~/hsm --listen 127.0.0.1:50051
   hsm-emulator root-key create --state ~/hsm --name orders
   hsm-emulator root-key list --state ~/hsm --json
+  hsm-emulator serve --state ~/hsm --imprint          # then initialise it with tke
+  hsm-emulator unit list --state ~/hsm
+  hsm-emulator token list --state ~/hsm
+  hsm-emulator audit verify --state ~/hsm
+  hsm-emulator backup --state ~/hsm --out hsm.backup
+  hsm-emulator restore --state ~/hsm-restored --from hsm.backup
+  hsm-emulator failover invite --state ~/hsm --out us-east.invitation
+  hsm-emulator failover status --state ~/hsm
   hsm-emulator instance --endpoint http://127.0.0.1:50051 --api-key-file ~/hsm/api-key"
 )]
 pub struct Command {
@@ -49,6 +68,98 @@ enum Action {
     /// Manage root keys.
     #[command(subcommand)]
     RootKey(RootKey),
+    /// Install, remove and power crypto units: what takes a support case at the real service.
+    #[command(subcommand)]
+    Unit(Unit),
+    /// List PKCS #11 tokens, and delete those that nobody can use any more.
+    #[command(subcommand)]
+    Token(Token),
+    /// Read the log of administrative commands.
+    #[command(subcommand)]
+    Audit(Audit),
+    /// Write everything that the instance needs into one file, sealed under a passphrase, while it serves.
+    Backup(backup::Backup),
+    /// Make an instance from a backup, in a new directory.
+    Restore(backup::Restore),
+    /// Pair this region with another one that takes over when it is lost.
+    #[command(subcommand)]
+    Failover(failover::Failover),
+}
+
+#[derive(Subcommand)]
+enum Unit {
+    /// List the crypto units.
+    List {
+        #[command(flatten)]
+        remote: Remote,
+    },
+    /// Install a crypto unit: in imprint mode, with empty registers.
+    Add {
+        #[command(flatten)]
+        remote: Remote,
+        /// operational or recovery.
+        #[arg(long = "type", value_enum, default_value_t = NewUnitType::Operational)]
+        unit_type: NewUnitType,
+        /// As before a firmware update: no control points are set.
+        #[arg(long)]
+        old_firmware: bool,
+    },
+    /// Take a crypto unit out for good, and erase its state.
+    Remove(OneUnit),
+    /// Power a crypto unit off; it stays so over a restart.
+    Stop(OneUnit),
+    /// Power a crypto unit on.
+    Start(OneUnit),
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum NewUnitType {
+    Operational,
+    Recovery,
+}
+
+#[derive(Args)]
+struct OneUnit {
+    #[command(flatten)]
+    remote: Remote,
+    /// HSM id or serial number, as the list shows them.
+    unit: String,
+}
+
+#[derive(Subcommand)]
+enum Token {
+    /// List the tokens; needs no crypto unit.
+    List {
+        #[command(flatten)]
+        remote: Remote,
+    },
+    /// Delete a token and all its objects for good, without its PINs: also if the master key that they are under is
+    /// lost.
+    Delete {
+        #[command(flatten)]
+        remote: Remote,
+        /// As the list shows it.
+        serial: String,
+        /// Do it; without, nothing is deleted.
+        #[arg(long)]
+        yes: bool,
+    },
+}
+
+#[derive(Subcommand)]
+enum Audit {
+    /// Check every record; names the first bad one.
+    Verify {
+        /// Directory of the instance.
+        #[arg(long)]
+        state: PathBuf,
+    },
+    /// Print the records as lines of JSON, as far as they are good.
+    Show {
+        /// Directory of the instance.
+        #[arg(long)]
+        state: PathBuf,
+    },
 }
 
 #[derive(Args)]
@@ -62,6 +173,9 @@ struct New {
     /// Operational crypto units of a new instance: 2 or 3.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(2..=3))]
     units: u8,
+    /// Leave a new instance's units in imprint mode, without a master key: `tke` initialises them.
+    #[arg(long)]
+    imprint: bool,
 }
 
 #[derive(Args)]
@@ -74,6 +188,17 @@ struct Serve {
     /// Serve on this Unix socket too.
     #[arg(long)]
     socket: Option<PathBuf>,
+    /// Where the other region of a pair reaches this one: always the same address, not port 0, for a region that is
+    /// paired. Both prove themselves with certificates.
+    #[arg(long)]
+    pair_listen: Option<SocketAddr>,
+    /// In a pair: after so long a silence the other region counts as lost.
+    #[arg(long, default_value = "1s", value_parser = duration)]
+    partner_timeout: Duration,
+    /// In the failover region of a pair: take the primary role after so long a silence of the primary region. Without,
+    /// an operator does it.
+    #[arg(long, value_parser = duration)]
+    promote_after: Option<Duration>,
 }
 
 /// How to reach a server.
@@ -150,7 +275,8 @@ pub fn run(command: Command) -> Result<(), Error> {
             keep_memory_private()?;
             let region = Region::open(&new.state, &new.layout())?;
             println!("{}", region.identity().crn());
-            for unit in region.units() {
+            for installed in region.units().iter() {
+                let unit = &installed.unit;
                 let pattern = unit.verification_pattern().map(|p| p.to_hex()).unwrap_or_default();
                 println!("{}  {}  {pattern}", unit.serial(), unit.location());
             }
@@ -159,12 +285,31 @@ pub fn run(command: Command) -> Result<(), Error> {
         Action::Serve(serve) => serve_until_signal(serve),
         Action::Instance(remote) => block_on(instance(remote)),
         Action::RootKey(action) => block_on(root_key(action)),
+        Action::Unit(action) => block_on(unit(action)),
+        Action::Token(action) => block_on(token(action)),
+        Action::Failover(action) => block_on(failover::run(action)),
+        Action::Backup(backup) => backup.run(),
+        Action::Restore(restore) => restore.run(),
+        Action::Audit(Audit::Verify { state }) => {
+            let records = audit::verify(&state.join(AUDIT), drop)?;
+            println!("{records} records, all in order");
+            Ok(())
+        }
+        Action::Audit(Audit::Show { state }) => {
+            audit::verify(&state.join(AUDIT), |record| println!("{record}"))?;
+            Ok(())
+        }
     }
 }
 
 impl New {
     fn layout(&self) -> Layout {
-        Layout { region: self.region.clone(), units: self.units.into() }
+        Layout {
+            region: self.region.clone(),
+            operational: self.units.into(),
+            recovery: RECOVERY_UNITS,
+            master_key: !self.imprint,
+        }
     }
 }
 
@@ -178,7 +323,13 @@ fn serve_until_signal(serve: Serve) -> Result<(), Error> {
         log.json().with_ansi(false).init()
     }
     let layout = serve.new.layout();
-    let options = Options { state: serve.new.state, listen: serve.listen, socket: serve.socket, layout };
+    let pair = pair::Options {
+        listen: serve.pair_listen,
+        silence: serve.partner_timeout,
+        promote_after: serve.promote_after,
+    };
+    let options =
+        Options { state: serve.new.state, listen: serve.listen, socket: serve.socket, layout, pair };
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
         let (mut interrupt, mut terminate) =
             (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
@@ -187,6 +338,21 @@ fn serve_until_signal(serve: Serve) -> Result<(), Error> {
         };
         server::serve(options, stop).await
     })
+}
+
+/// Such as `500ms`, `2s` or `5m`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("'{text}' is no duration such as 500ms, 2s or 5m");
+    let digits = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
+    let (number, unit) = text.split_at(digits);
+    let number: u64 = number.parse().map_err(|_| wrong())?;
+    let duration = match unit {
+        "ms" => Duration::from_millis(number),
+        "s" => Duration::from_secs(number),
+        "m" => Duration::from_secs(number.saturating_mul(60)),
+        _ => return Err(wrong()),
+    };
+    if duration < SHORTEST { Err(format!("{text} is too short: at least 50ms")) } else { Ok(duration) }
 }
 
 /// No core dump and no debugger of another user: the memory holds the master key.
@@ -201,8 +367,13 @@ fn block_on(future: impl Future<Output = Result<(), Error>>) -> Result<(), Error
 }
 
 async fn instance(remote: Remote) -> Result<(), Error> {
-    let instance =
-        remote.connect().await?.get_instance(kms::GetInstanceRequest {}).await.map_err(message)?.into_inner();
+    let instance = remote
+        .connect()
+        .await?
+        .get_instance(kms::GetInstanceRequest::default())
+        .await
+        .map_err(message)?
+        .into_inner();
     let fields = [
         ("id", instance.id),
         ("account", instance.account),
@@ -222,6 +393,146 @@ async fn instance(remote: Remote) -> Result<(), Error> {
         fields.iter().for_each(|(name, value)| println!("{name:<8} {value}"));
     }
     Ok(())
+}
+
+async fn unit(action: Unit) -> Result<(), Error> {
+    match action {
+        Unit::List { remote } => {
+            let units = units(&remote).await?;
+            show_units(&remote, &units);
+            Ok(())
+        }
+        Unit::Add { remote, unit_type, old_firmware } => {
+            let unit_type = match unit_type {
+                NewUnitType::Operational => tke::UnitType::Operational,
+                NewUnitType::Recovery => tke::UnitType::Recovery,
+            };
+            let request = tke::AddUnitRequest { r#type: unit_type.into(), old_firmware };
+            let added = remote.support().await?.add_unit(request).await.map_err(message)?.into_inner();
+            show_units(&remote, &[added]);
+            Ok(())
+        }
+        Unit::Remove(one) => {
+            let request = one.request().await?;
+            let unit = one.remote.support().await?.remove_unit(request).await.map_err(message)?;
+            show_units(&one.remote, &[unit.into_inner()]);
+            Ok(())
+        }
+        Unit::Stop(one) => {
+            let request = one.request().await?;
+            let unit = one.remote.support().await?.stop_unit(request).await.map_err(message)?;
+            show_units(&one.remote, &[unit.into_inner()]);
+            Ok(())
+        }
+        Unit::Start(one) => {
+            let request = one.request().await?;
+            let unit = one.remote.support().await?.start_unit(request).await.map_err(message)?;
+            show_units(&one.remote, &[unit.into_inner()]);
+            Ok(())
+        }
+    }
+}
+
+async fn units(remote: &Remote) -> Result<Vec<tke::Unit>, Error> {
+    let (channel, authorization) = remote.channel().await?;
+    let mut client = TkeClient::with_interceptor(channel, authorization);
+    Ok(client.list_units(tke::ListUnitsRequest {}).await.map_err(message)?.into_inner().units)
+}
+
+fn show_units(remote: &Remote, units: &[tke::Unit]) {
+    let kind = |unit: &tke::Unit| match unit.r#type() {
+        tke::UnitType::Unspecified => "unknown".to_owned(),
+        known => known.as_str_name().to_lowercase(),
+    };
+    if remote.json {
+        let json = units.iter().map(|unit| {
+            json!({
+                "hsm_id": unit.hsm_id, "serial_number": unit.serial_number, "type": kind(unit),
+                "state": unit.state, "location": unit.location,
+            })
+        });
+        println!("{}", Value::from_iter(json).pretty());
+        return;
+    }
+    println!("{:<36}   {:<8}   {:<11}   {:<16}   LOCATION", "HSM ID", "SERIAL", "TYPE", "STATE");
+    for unit in units {
+        println!(
+            "{:<36}   {:<8}   {:<11}   {:<16}   {}",
+            unit.hsm_id,
+            unit.serial_number,
+            kind(unit),
+            unit.state,
+            unit.location
+        );
+    }
+}
+
+impl OneUnit {
+    /// Finds the unit by its HSM id or serial number.
+    async fn request(&self) -> Result<tke::UnitRequest, Error> {
+        let units = units(&self.remote).await?;
+        let found =
+            units.into_iter().find(|unit| unit.hsm_id == self.unit || unit.serial_number == self.unit);
+        let unit = found.ok_or_else(|| format!("{}: no such crypto unit; see 'unit list'", self.unit))?;
+        Ok(tke::UnitRequest { hsm_id: unit.hsm_id })
+    }
+}
+
+async fn token(action: Token) -> Result<(), Error> {
+    match action {
+        Token::List { remote } => {
+            let tokens = tokens(&remote).await?;
+            show_tokens(&remote, &tokens);
+            Ok(())
+        }
+        Token::Delete { remote, serial, yes } => {
+            if !yes {
+                return Err(format!(
+                    "token {serial} and all its objects would be lost for good; to delete them, add --yes"
+                )
+                .into());
+            }
+            let request = tke::DeleteTokenRequest { serial: serial.clone() };
+            let answer = remote.support().await?.delete_token(request).await.map_err(message)?;
+            let objects = answer.into_inner().objects;
+            if remote.json {
+                println!("{}", json!({ "serial_number": serial, "objects": objects }).pretty());
+            } else {
+                println!("token {serial} is deleted, and its {objects} objects");
+            }
+            Ok(())
+        }
+    }
+}
+
+async fn tokens(remote: &Remote) -> Result<Vec<tokens::Token>, Error> {
+    let (channel, authorization) = remote.channel().await?;
+    let mut client = TokensClient::with_interceptor(channel, authorization);
+    let list = tokens::Request { call: Some(Call::ListTokens(tokens::ListTokensRequest {})) };
+    let mut answers = client.operate(tokio_stream::once(list)).await.map_err(message)?.into_inner();
+    match answers.message().await.map_err(message)?.and_then(|response| response.answer) {
+        Some(Answer::ListTokens(list)) => Ok(list.tokens),
+        Some(Answer::Error(error)) => Err(error.detail.into()),
+        _ => Err("the server's answer is not a list of tokens".into()),
+    }
+}
+
+fn show_tokens(remote: &Remote, tokens: &[tokens::Token]) {
+    if remote.json {
+        let json = tokens.iter().map(|token| {
+            json!({
+                "serial_number": token.serial, "label": token.label,
+                "user_pin_initialized": token.user_pin_initialized,
+            })
+        });
+        println!("{}", Value::from_iter(json).pretty());
+        return;
+    }
+    println!("{:<16}   {:<8}   LABEL", "SERIAL", "USER PIN");
+    for token in tokens {
+        let user_pin = if token.user_pin_initialized { "set" } else { "not set" };
+        println!("{:<16}   {user_pin:<8}   {}", token.serial, token.label);
+    }
 }
 
 async fn root_key(action: RootKey) -> Result<(), Error> {
@@ -340,6 +651,16 @@ impl<T: serde::Serialize> Pretty for T {
 
 impl Remote {
     async fn connect(&self) -> Result<KmsClient<InterceptedService<Channel, Authorization>>, Error> {
+        let (channel, authorization) = self.channel().await?;
+        Ok(KmsClient::with_interceptor(channel, authorization))
+    }
+
+    async fn support(&self) -> Result<SupportClient<InterceptedService<Channel, Authorization>>, Error> {
+        let (channel, authorization) = self.channel().await?;
+        Ok(SupportClient::with_interceptor(channel, authorization))
+    }
+
+    async fn channel(&self) -> Result<(Channel, Authorization), Error> {
         let in_state = |name: &str| self.state.as_ref().map(|state| state.join(name));
         let read = |path: Option<PathBuf>, what: &str| -> Result<Zeroizing<String>, Error> {
             let path = path.ok_or_else(|| format!("where is the {what}? Give --state or the flag for it"))?;
@@ -353,16 +674,20 @@ impl Remote {
         };
         let api_key = read(self.api_key_file.clone().or_else(|| in_state(API_KEY)), "API key file")?;
         let channel = Endpoint::from_shared(endpoint.to_string())?
-            .connect_timeout(std::time::Duration::from_secs(5))
-            .timeout(std::time::Duration::from_secs(30))
+            .connect_timeout(Duration::from_secs(5))
+            .timeout(Duration::from_secs(30))
             .connect()
             .await
             .map_err(|_| format!("{}: no server answers; is it running?", endpoint.as_str()))?;
         let mut header: AsciiMetadataValue = format!("Bearer {}", api_key.as_str()).parse()?;
         header.set_sensitive(true);
-        Ok(KmsClient::with_interceptor(channel, Authorization(header)))
+        Ok((channel, Authorization(header)))
     }
 }
+
+/// IBM gives two to every instance.
+const SHORTEST: Duration = Duration::from_millis(50);
+const RECOVERY_UNITS: usize = 2;
 
 /// Adds the API key to every call.
 #[derive(Clone)]

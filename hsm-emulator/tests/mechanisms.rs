@@ -145,7 +145,7 @@ fn key_wrap_gives_the_published_ciphertexts() {
         .with_bool(CKA_SENSITIVE, false)
         .with_bool(CKA_EXTRACTABLE, true);
     let unwrapped = unit.unwrap_key(&mechanism, &kek, &wrapped, &template).expect("unwrap");
-    let value = |blob| unit.sealed_attribute(blob, CKA_VALUE).expect("value");
+    let value = |blob| unit.attribute(blob, CKA_VALUE).expect("value");
     assert_eq!(value(&unwrapped), value(&key));
     let attributes = unwrapped.attributes().expect("attributes");
     assert_eq!(attributes.bool(CKA_LOCAL), Some(false));
@@ -188,7 +188,7 @@ fn private_keys_travel_wrapped_and_come_back_the_same() {
     let (_, unextractable) = ec(&unit, P256, &Attributes::new());
     let outcome = unit.wrap_key(&Mechanism::plain(CKM_AES_KEY_WRAP_PAD), &kek, &unextractable);
     assert_eq!(code(outcome), CKR_KEY_UNEXTRACTABLE);
-    assert_eq!(code(unit.sealed_attribute(&unextractable, CKA_VALUE)), CKR_ATTRIBUTE_SENSITIVE);
+    assert_eq!(code(unit.attribute(&unextractable, CKA_VALUE)), CKR_ATTRIBUTE_SENSITIVE);
 }
 
 #[test]
@@ -294,7 +294,7 @@ fn ecdh_gives_both_sides_the_same_key() {
             let parameter = Parameter::Ecdh1 { kdf, shared_data: Vec::new(), public_data: peer };
             let mechanism = Mechanism { kind: CKM_ECDH1_DERIVE, parameter };
             let key = unit.derive_key(&mechanism, private, &template).expect("derive");
-            unit.sealed_attribute(&key, CKA_VALUE).expect("value")
+            unit.attribute(&key, CKA_VALUE).expect("value")
         };
         let raw = point(&public_b)[2..].to_vec();
         assert_eq!(derive(&private_a, raw), derive(&private_b, point(&public_a)));
@@ -305,7 +305,7 @@ fn ecdh_gives_both_sides_the_same_key() {
             Parameter::Ecdh1 { kdf: CKD_NULL, shared_data: Vec::new(), public_data: point(&public_b) };
         let template = template.clone().with_ulong(CKA_VALUE_LEN, len);
         let key = unit.derive_key(&Mechanism { kind: CKM_ECDH1_DERIVE, parameter }, &private_a, &template);
-        unit.sealed_attribute(&key.expect("derive"), CKA_VALUE).expect("value").to_vec()
+        unit.attribute(&key.expect("derive"), CKA_VALUE).expect("value").to_vec()
     };
     assert_eq!(derive(16), derive(32)[16..]);
     let parameter = Parameter::Ecdh1 { kdf: CKD_NULL, shared_data: Vec::new(), public_data: vec![4; 65] };
@@ -455,10 +455,58 @@ fn a_root_key_is_no_pkcs11_key_and_the_other_way_round() {
     let root_key = unit.create_root_key(b"id", None).expect("root key");
     let ecb = Mechanism::plain(CKM_AES_ECB);
     assert_eq!(code(unit.encrypt(&ecb, &root_key, &[0; 16])), CKR_KEY_FUNCTION_NOT_PERMITTED);
-    assert_eq!(code(unit.sealed_attribute(&root_key, CKA_VALUE)), CKR_OBJECT_HANDLE_INVALID);
+    assert_eq!(code(unit.attribute(&root_key, CKA_VALUE)), CKR_OBJECT_HANDLE_INVALID);
     let changes = Attributes::new().with_bool(CKA_ENCRYPT, true);
     assert_eq!(code(unit.change_object(&root_key, &changes, false)), CKR_OBJECT_HANDLE_INVALID);
     let key = aes(&unit, &[1; 32]);
     assert_eq!(code(unit.wrap_data_key(&key, b"id", &[], b"data key")), CKR_KEY_TYPE_INCONSISTENT);
     assert_eq!(code(unit.wrap_data_key(&root_key, b"other id", &[], b"data key")), CKR_KEY_TYPE_INCONSISTENT);
+}
+
+/// RFC 8032 section 7.1, test 3.
+#[test]
+fn ed25519_gives_the_published_signature() {
+    let dir = tempfile::tempdir().expect("dir");
+    let unit = unit(dir.path());
+    let eddsa = Mechanism::plain(CKM_EDDSA);
+    let value = hex("c5aa8df43f9f837bedb7442f31dcb7b166d38535076f094b85ce3a2e0b4458f7");
+    let point = hex("fc51cd8e6218a1a38da47ed00230f0580816ed13ba3303ac5deb911548908025");
+    let common = |class| {
+        Attributes::new()
+            .with_ulong(CKA_CLASS, class)
+            .with_ulong(CKA_KEY_TYPE, CKK_EC_EDWARDS)
+            .with(CKA_EC_PARAMS, [0x06, 0x03, 0x2b, 0x65, 0x70])
+    };
+    let private = common(CKO_PRIVATE_KEY).with_bool(CKA_EXTRACTABLE, true).with(CKA_VALUE, value.as_slice());
+    let private = unit.create_object(&private).expect("private key");
+    let signature = unit.sign(&eddsa, &private, &[0xaf, 0x82]).expect("sign");
+    assert_eq!(
+        hex::encode(&signature),
+        "6291d657deec24024827e69c3abe01a30ce548a284743a445e3680d7db5ac3ac\
+         18ff9b538d16f290ae67f760984dc6594a7c15e9716ed28dc027beceea1ec40a"
+    );
+    // The point as the standard has it, and raw.
+    for point in [[&[0x04, 0x20], point.as_slice()].concat(), point] {
+        let public =
+            unit.create_object(&common(CKO_PUBLIC_KEY).with(CKA_EC_POINT, point)).expect("public key");
+        unit.verify(&eddsa, &public, &[0xaf, 0x82], &signature).expect("verify");
+        assert_eq!(code(unit.verify(&eddsa, &public, &[0xaf], &signature)), CKR_SIGNATURE_INVALID);
+        let short = &signature[1..];
+        assert_eq!(code(unit.verify(&eddsa, &public, &[0xaf], short)), CKR_SIGNATURE_LEN_RANGE);
+        assert_eq!(
+            code(unit.verify(&Mechanism::plain(CKM_ECDSA), &public, &[0], &signature)),
+            CKR_KEY_TYPE_INCONSISTENT
+        );
+    }
+    // Wrapped and unwrapped, it is the same key.
+    let wrapping = aes(&unit, &[7; 32]);
+    let wrapped = unit.wrap_key(&Mechanism::plain(CKM_AES_KEY_WRAP_KWP), &wrapping, &private).expect("wrap");
+    let template = common(CKO_PRIVATE_KEY);
+    let again = unit.unwrap_key(&Mechanism::plain(CKM_AES_KEY_WRAP_KWP), &wrapping, &wrapped, &template);
+    assert_eq!(unit.sign(&eddsa, &again.expect("unwrap"), &[0xaf, 0x82]).expect("sign"), signature);
+    // Another curve's name, and Ed25519ctx.
+    let wrong = common(CKO_PRIVATE_KEY).with(CKA_EC_PARAMS, P256).with(CKA_VALUE, [1; 32]);
+    assert_eq!(code(unit.create_object(&wrong)), CKR_CURVE_NOT_SUPPORTED);
+    let context = Mechanism { kind: CKM_EDDSA, parameter: Parameter::Bytes(vec![1]) };
+    assert_eq!(code(unit.sign(&context, &private, b"")), CKR_MECHANISM_PARAM_INVALID);
 }

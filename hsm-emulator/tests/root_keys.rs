@@ -189,9 +189,47 @@ fn a_damaged_record_costs_one_key() {
         effect: hsm_emulator::keystore::Effect::Put(b"{".to_vec()),
     };
     region.keystore().commit(vec![write]).expect("damage");
-    let keys = RootKeys::open(region, Arc::new(SystemClock)).expect("open again");
+    let keys = RootKeys::open(region.clone(), Arc::new(SystemClock)).expect("open again");
     keys.wrap(&good.id, None, &[]).expect("the good key serves");
     assert!(matches!(keys.wrap(&bad.id, None, &[]), Err(Error::Damaged(id)) if id == bad.id));
+    // It can be deleted, and is then like any other that was.
+    assert_eq!(keys.delete(&bad.id).expect("delete").metadata.state, State::Destroyed);
+    let refused = |keys: &RootKeys| {
+        let state = State::Destroyed;
+        assert!(
+            matches!(keys.wrap(&bad.id, None, &[]), Err(Error::State { state: found, .. }) if found == state)
+        );
+    };
+    refused(&keys);
+    assert!(matches!(keys.delete(&bad.id), Err(Error::State { .. })));
+    refused(&RootKeys::open(region, Arc::new(SystemClock)).expect("open once more"));
+    keys.wrap(&good.id, None, &[]).expect("the good key serves");
+}
+
+/// What is left of its record stays.
+#[test]
+fn a_key_with_a_damaged_blob_can_be_deleted() {
+    let dir = tempfile::tempdir().expect("dir");
+    let region = region(dir.path(), 1);
+    let bad = RootKeys::open(region.clone(), Arc::new(SystemClock))
+        .expect("open")
+        .create("bad", None)
+        .expect("create");
+    let record = region.keystore().get("root-key", &bad.id).expect("get").expect("record");
+    let mut json: serde_json::Value = serde_json::from_slice(&record.body).expect("JSON");
+    json["versions"][0]["blob"] = "AAAA".into();
+    let write = hsm_emulator::keystore::Write {
+        kind: record.kind,
+        id: record.id,
+        expect: hsm_emulator::keystore::Expect::Present,
+        effect: hsm_emulator::keystore::Effect::Put(json.to_string().into_bytes()),
+    };
+    region.keystore().commit(vec![write]).expect("damage");
+    let keys = RootKeys::open(region.clone(), Arc::new(SystemClock)).expect("open again");
+    assert!(matches!(keys.get(&bad.id), Err(Error::Damaged(_))));
+    let deleted = keys.delete(&region.identity().key_crn(&bad.id)).expect("delete");
+    assert_eq!((deleted.metadata.name.as_str(), deleted.versions.len()), ("bad", 0));
+    assert_eq!(keys.list(true).len(), 1);
 }
 
 #[test]

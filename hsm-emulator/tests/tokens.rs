@@ -6,11 +6,13 @@ mod common;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use common::operator::{Operator, adopt, load, send};
 use common::region;
 use cryptoki_sys::*;
 use hsm_emulator::keystore::{Effect, Expect, Write};
 use hsm_emulator::services::tokens::{MAX_PIN_FAILURES, Tokens, User};
-use hsm_emulator::units::{Attributes, Error, KeyBlob};
+use hsm_emulator::units::command::Command;
+use hsm_emulator::units::{Attributes, Error, KeyBlob, vendor};
 
 struct Fixture {
     _dir: tempfile::TempDir,
@@ -259,5 +261,69 @@ fn an_altered_object_is_not_stored() {
     *bytes.last_mut().expect("not empty") ^= 1;
     let altered = KeyBlob::parse(&bytes).expect("structure is whole");
     let outcome = f.tokens.put_object(&f.serial, None, [1; 16], &altered, None);
-    assert_eq!(code(outcome), hsm_emulator::units::vendor::CKR_IBM_BLOBKEY_CONFLICT);
+    assert_eq!(code(outcome), vendor::CKR_IBM_BLOBKEY_CONFLICT);
+}
+
+/// A right PIN that the unit could not compare was counted as a wrong one.
+#[test]
+fn a_pin_that_no_unit_could_compare_is_no_guess() {
+    let dir = tempfile::tempdir().expect("dir");
+    let region = region(dir.path(), 1);
+    let unit = region.units()[0].unit.clone();
+    let operator = Operator::new("operator");
+    adopt(&unit, &[&operator], 1);
+    let tokens = Tokens::new(region).expect("tokens");
+    let set = |parts: &[u8]| {
+        let pattern = load(&unit, parts, &operator).expect("load");
+        send(&unit, Command::CommitMasterKey(pattern), &[&operator]).expect("commit");
+        send(&unit, Command::SetImmediate, &[&operator]).expect("set immediate");
+    };
+    set(&[1, 2]);
+    let serial = tokens.init(None, b"so-pin", "token").expect("init").serial;
+    send(&unit, Command::ClearCurrent, &[&operator]).expect("clear");
+    for _ in 0..=MAX_PIN_FAILURES {
+        assert_eq!(code(tokens.login(&serial, User::So, b"so-pin")), vendor::CKR_IBM_WK_NOT_INITIALIZED);
+    }
+    set(&[1, 2]);
+    assert_eq!(tokens.list().expect("list")[0].so_pin_failures, 0);
+    tokens.login(&serial, User::So, b"so-pin").expect("not locked");
+}
+
+/// Nothing could be stored any more, since the token was under a master key that is nowhere, and its deletion took
+/// that very master key.
+#[test]
+fn a_token_under_a_lost_master_key_is_deleted_without_a_unit() {
+    let dir = tempfile::tempdir().expect("dir");
+    let region = region(dir.path(), 1);
+    let unit = region.units()[0].unit.clone();
+    let operator = Operator::new("operator");
+    adopt(&unit, &[&operator], 1);
+    let tokens = Tokens::new(region.clone()).expect("tokens");
+    let lost = unit.verification_pattern().expect("valid").to_hex();
+    let serial = tokens.init(None, b"so-pin", "token").expect("init").serial;
+    tokens.put_object(&serial, None, [1; 16], &data(&region, false), None).expect("store");
+    let staged = |kind: &str, id: &str| {
+        let (kind, id) = ("reencrypted".to_owned(), format!("{kind}/{id}"));
+        Write { kind, id, expect: Expect::Absent, effect: Effect::Put(b"{}".to_vec()) }
+    };
+    let objects = format!("object/{serial}");
+    let copies = vec![staged("token", &serial), staged(&objects, &hex::encode([1; 16]))];
+    region.keystore().commit(copies).expect("stage");
+    send(&unit, Command::ClearCurrent, &[&operator]).expect("clear");
+    let pattern = load(&unit, &[1, 2], &operator).expect("load");
+    send(&unit, Command::CommitMasterKey(pattern), &[&operator]).expect("commit");
+    send(&unit, Command::SetImmediate, &[&operator]).expect("set immediate");
+
+    let refused = tokens.init(None, b"so-pin", "another").expect_err("the right master key is nowhere");
+    assert_eq!(refused.code, vendor::CKR_IBM_WK_NOT_INITIALIZED);
+    assert!(refused.message.contains(&lost) && refused.message.contains("delete"), "{refused}");
+    assert_eq!(tokens.list().expect("list").len(), 1);
+    assert_eq!(region.delete_token("0123456789abcdef").expect("no such token"), None);
+    assert_eq!(region.delete_token(&serial).expect("delete"), Some(1));
+    assert_eq!(region.delete_token(&serial).expect("once"), None);
+    for kind in ["token", &objects, "reencrypted"] {
+        assert!(region.keystore().ids(kind).expect("ids").is_empty(), "{kind}");
+    }
+    let serial = tokens.init(None, b"so-pin", "another").expect("under the new master key").serial;
+    tokens.login(&serial, User::So, b"so-pin").expect("login");
 }

@@ -9,9 +9,19 @@ pub mod grep11 {
 
 // The generated code finds messages of other packages by this nesting.
 mod hsm {
+    pub mod failover {
+        pub mod v1 {
+            tonic::include_proto!("hsm.failover.v1");
+        }
+    }
     pub mod kms {
         pub mod v1 {
             tonic::include_proto!("hsm.kms.v1");
+        }
+    }
+    pub mod tke {
+        pub mod v1 {
+            tonic::include_proto!("hsm.tke.v1");
         }
     }
     pub mod tokens {
@@ -21,7 +31,9 @@ mod hsm {
     }
 }
 
+pub use hsm::failover::v1 as failover;
 pub use hsm::kms::v1 as kms;
+pub use hsm::tke::v1 as tke;
 pub use hsm::tokens::v1 as tokens;
 
 /// The encoded file descriptors, for gRPC server reflection.

@@ -42,20 +42,16 @@ impl BearerToken {
         Self(digest(&SHA256, key.as_bytes()))
     }
 
-    fn is(&self, presented: &str) -> bool {
+    /// Is this the API key?
+    pub fn is(&self, presented: &str) -> bool {
         digest(&SHA256, presented.as_bytes()).as_ref().ct_eq(self.0.as_ref()).into()
     }
 }
 
 impl Interceptor for BearerToken {
     fn call(&mut self, request: Request<()>) -> Result<Request<()>, Status> {
-        let presented = request
-            .metadata()
-            .get("authorization")
-            .and_then(|value| value.to_str().ok())
-            .and_then(|value| value.split_once(' '))
-            .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
-            .map(|(_, token)| token.trim());
+        let presented =
+            request.metadata().get("authorization").and_then(|value| value.to_str().ok()).and_then(bearer);
         match presented {
             Some(token) if self.is(token) => Ok(request),
             _ => {
@@ -66,4 +62,10 @@ impl Interceptor for BearerToken {
             }
         }
     }
+}
+
+/// The token of an authorization header that says "Bearer".
+pub fn bearer(header: &str) -> Option<&str> {
+    let (scheme, token) = header.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }

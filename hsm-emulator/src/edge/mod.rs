@@ -1,5 +1,7 @@
-//! The servers: gRPC and health. They convert and delegate.
+//! The servers: gRPC, HTTP and health. They convert and delegate.
 
 pub mod access;
 pub mod grpc;
+pub mod pair;
+pub mod rest;
 pub mod server;

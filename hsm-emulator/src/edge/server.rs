@@ -1,4 +1,4 @@
-//! The server process: one port for gRPC and health over HTTP, and a Unix socket.
+//! The server process: one port for gRPC, the HTTP interfaces and health, and a Unix socket.
 
 use std::fs::{self, File};
 use std::future::Future;
@@ -9,22 +9,37 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::routing::get;
+use hsm_proto::failover::failover_server::FailoverServer;
+use hsm_proto::grep11::crypto_server::CryptoServer;
 use hsm_proto::kms::kms_server::KmsServer;
+use hsm_proto::tke::support_server::SupportServer;
+use hsm_proto::tke::tke_server::TkeServer;
 use hsm_proto::tokens::tokens_server::TokensServer;
 use rustix::fs::{FlockOperation, flock};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
+use tonic::server::NamedService;
 use tonic::service::Routes;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
 
 use super::access::BearerToken;
+use super::grpc::crypto::CryptoService;
+use super::grpc::failover::FailoverService;
 use super::grpc::kms::KmsService;
+use super::grpc::tke::TkeService;
 use super::grpc::tokens::TokensService;
+use super::pair::{self, Line};
+use super::rest;
 use crate::durable_file;
+use crate::services::administration::Administration;
+use crate::services::audit::AuditLog;
 use crate::services::clock::SystemClock;
+use crate::services::failover::pairing::Pairing;
 use crate::services::kms::root_keys::RootKeys;
 use crate::services::region::{Layout, Region};
 use crate::services::tokens::Tokens;
@@ -40,6 +55,8 @@ pub struct Options {
     pub socket: Option<PathBuf>,
     /// For a new instance.
     pub layout: Layout,
+    /// How it is in a pair.
+    pub pair: pair::Options,
 }
 
 /// What ended the server.
@@ -62,15 +79,30 @@ pub async fn serve(options: Options, stop: impl Future<Output = ()> + Send + 'st
     let region = Arc::new(Region::open(&options.state, &options.layout)?);
     let keys = Arc::new(RootKeys::open(region.clone(), Arc::new(SystemClock))?);
     let token = BearerToken::open(&options.state.join(API_KEY))?;
+    let pairing = Arc::new(Pairing::open(region.clone(), keys.clone(), &options.state)?);
+    let (line, pair_listener) = Line::open(pairing, &options.state, &options.pair).await?;
+    pair::step_down_if_replaced(&line).await;
+    let failover = FailoverService::new(line.clone());
+    let kms = KmsServer::new(KmsService::new(region.clone(), keys.clone(), failover.clone()));
 
     let (health, health_service) = tonic_health::server::health_reporter();
-    health.set_serving::<KmsServer<KmsService>>().await;
-    health.set_serving::<TokensServer<TokensService>>().await;
-    let kms = KmsServer::new(KmsService::new(region.clone(), keys));
+    report_health(&health, region.is_served()).await;
     let tokens =
         TokensServer::new(TokensService::new(region.clone(), Arc::new(Tokens::new(region.clone())?)))
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
+    let crypto = CryptoServer::new(CryptoService::new(region.clone()))
+        .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(MAX_MESSAGE_BYTES);
+    let audit = AuditLog::open(&options.state.join(AUDIT), Arc::new(SystemClock));
+    if let Err(error) = &audit {
+        tracing::error!(%error, "the audit log is not in order: keys are served, administration is refused");
+    }
+    let administration = Arc::new(Administration::new(region.clone(), audit));
+    let local_tke = TkeService::new(administration.clone());
+    let tke = local_tke.with_partner(line.clone());
+    let failover = FailoverServer::new(failover);
+    health.set_serving::<TkeServer<TkeService>>().await;
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(hsm_proto::FILE_DESCRIPTOR_SET)
@@ -81,10 +113,16 @@ pub async fn serve(options: Options, stop: impl Future<Output = ()> + Send + 'st
         // Most clients ask for the older name still.
         .add_service(reflection().build_v1alpha()?)
         .add_service(InterceptedService::new(kms, token.clone()))
-        .add_service(InterceptedService::new(tokens, token))
+        .add_service(InterceptedService::new(tokens, token.clone()))
+        .add_service(InterceptedService::new(crypto, token.clone()))
+        .add_service(InterceptedService::new(TkeServer::new(tke.clone()), token.clone()))
+        .add_service(InterceptedService::new(SupportServer::new(tke.clone()), token.clone()))
+        .add_service(InterceptedService::new(failover, token.clone()))
         .prepare();
-    let app =
-        grpc.into_axum_router().route("/health", get(async || Json(serde_json::json!({ "status": "ok" }))));
+    let app = grpc
+        .into_axum_router()
+        .route("/health", get(async || Json(serde_json::json!({ "status": "ok" }))))
+        .merge(rest::tke::router(administration, token));
 
     let listener = TcpListener::bind(options.listen).await.map_err(|e| format!("{}: {e}", options.listen))?;
     let address = listener.local_addr()?;
@@ -124,9 +162,12 @@ pub async fn serve(options: Options, stop: impl Future<Output = ()> + Send + 'st
         drop(stopping);
         tokio::time::sleep(GRACE).await;
     };
+    let paired = line.keep(pair_listener, local_tke);
     let served = async { tokio::try_join!(tcp, unix).map(|_| ()) };
     let outcome = tokio::select! {
         outcome = served => outcome.map_err(Error::from),
+        outcome = watch_units(region, keys, health) => outcome,
+        () = paired => Ok(()),
         () = shutdown => Ok(()),
     };
     fs::remove_file(endpoint).ok();
@@ -141,6 +182,35 @@ fn builder() -> Server {
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(2 * STREAM_WINDOW)
         .http2_keepalive_interval(Some(Duration::from_secs(30)))
+}
+
+/// What works with keys serves as long as a unit holds the instance's master key. And what had to wait for the other
+/// region is done, once that is there.
+async fn watch_units(region: Arc<Region>, keys: Arc<RootKeys>, health: HealthReporter) -> Result<(), Error> {
+    loop {
+        tokio::time::sleep(HEALTH_INTERVAL).await;
+        let (region, keys) = (region.clone(), keys.clone());
+        let served = tokio::task::spawn_blocking(move || {
+            region.try_to_settle();
+            if let Err(error) = keys.show_held_back() {
+                tracing::error!(%error, "new key material cannot be used yet, and will be tried again");
+            }
+            region.is_served()
+        })
+        .await?;
+        report_health(&health, served).await;
+    }
+}
+
+async fn report_health(health: &HealthReporter, served: bool) {
+    let status = if served { ServingStatus::Serving } else { ServingStatus::NotServing };
+    for name in [
+        KmsServer::<KmsService>::NAME,
+        TokensServer::<TokensService>::NAME,
+        CryptoServer::<CryptoService>::NAME,
+    ] {
+        health.set_service_status(name, status).await;
+    }
 }
 
 async fn closed(mut stopped: watch::Receiver<()>) {
@@ -166,7 +236,11 @@ fn bind_socket(path: &Path) -> Result<UnixListener, Error> {
 pub const API_KEY: &str = "api-key";
 /// File with the address that the server bound, in the state directory; there while it serves.
 pub const ENDPOINT: &str = "endpoint";
+/// Directory of the audit log, in the state directory.
+pub const AUDIT: &str = "audit";
 /// The most that one PKCS #11 call carries.
 const MAX_MESSAGE_BYTES: usize = 68 << 20;
 const STREAM_WINDOW: u32 = 4 << 20;
+/// Between two looks at whether a unit serves.
+const HEALTH_INTERVAL: Duration = Duration::from_secs(1);
 const GRACE: Duration = Duration::from_secs(10);

@@ -2,9 +2,12 @@
 //!
 //! Bodies hold blobs that a unit sealed, and public metadata; never a secret.
 
+mod gate;
+pub mod snapshot;
 mod sqlite;
 
-pub use sqlite::SqliteKeystore;
+pub use gate::{Gate, Importance, Mode};
+pub use sqlite::{Inflow, SqliteKeystore, Transaction};
 
 /// A record: a body under a kind and an id.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,6 +51,8 @@ pub enum Effect {
 pub enum Expect {
     /// The record must not exist.
     Absent,
+    /// Nothing: the record may exist or not.
+    Any,
     /// The record must exist, whatever its version.
     Present,
     /// The record must exist in this version.
@@ -76,6 +81,30 @@ pub struct Changes {
     pub more: bool,
 }
 
+/// A piece of the change log over all kinds, each record with its last change alone.
+#[derive(Clone, Debug, Default)]
+pub struct Piece {
+    /// In the order of the log.
+    pub changes: Vec<Changed>,
+    /// Where to go on. Once a piece says that there is no more, all of them together make the state at this revision.
+    pub revision: u64,
+    /// Is there more to be had at once?
+    pub more: bool,
+}
+
+/// A record's last change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Changed {
+    /// Position in the log.
+    pub revision: u64,
+    /// Which record.
+    pub kind: String,
+    /// Which record.
+    pub id: String,
+    /// Version and body; `None` if it is gone.
+    pub record: Option<(u64, Vec<u8>)>,
+}
+
 /// What can go wrong.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -87,6 +116,29 @@ pub enum Error {
         /// Which record.
         id: String,
     },
+    /// What was to be written is sealed under a master key that is being rotated.
+    #[error(
+        "the master key is being rotated: no key can be created or changed until that is done; try again"
+    )]
+    MasterKeyRotation,
+    /// Only the primary region of a pair writes.
+    #[error(
+        "this region is not the primary one: keys can be used, but not created, changed or deleted here; ask the \
+         primary region, or promote this one with 'hsm-emulator failover promote'"
+    )]
+    NotPrimary,
+    /// Nothing was written.
+    #[error(
+        "the failover region is lost: keys can be used, but not created, changed or deleted, until it is back or is \
+         detached with 'hsm-emulator failover detach'"
+    )]
+    PartnerLost,
+    /// Written here, but the partner has not said that it holds it.
+    #[error(
+        "the failover region was lost before it had acknowledged the change: whether it lasts is not known; read it \
+         again when the regions are together"
+    )]
+    Unacknowledged,
     /// The database was written by a newer version of this program.
     #[error("the keystore has schema version {found}, this program knows {known}: use the newer program")]
     Schema {

@@ -3,6 +3,10 @@
 //! Several processes may open one database. Within a process, commits that wait at the same time share one
 //! transaction, so one fsync serves them all: whoever gets the connection first writes for everybody.
 
+mod replication;
+
+pub use replication::Inflow;
+
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -10,17 +14,22 @@ use std::time::Duration;
 use parking_lot::{ArcMutexGuard, RawMutex};
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, TransactionBehavior, params};
 
+use super::gate::{Gate, Importance};
 use super::{Change, Changes, Effect, Error, Expect, Record, Result, Write};
 
 /// A keystore in one file.
 pub struct SqliteKeystore {
     path: PathBuf,
+    gate: Gate,
     waiting: Mutex<Vec<Arc<Commit>>>,
     /// `None` after a fork, until it is used again.
     writer: Slot,
     /// See `writer`.
     reader: Slot,
 }
+
+/// The keystore while nobody else writes. What it writes becomes durable together, or not at all.
+pub struct Transaction<'a>(rusqlite::Transaction<'a>);
 
 type Slot = Arc<parking_lot::Mutex<Option<Connection>>>;
 
@@ -47,7 +56,13 @@ impl SqliteKeystore {
         let reader = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
         let slot = |connection| Arc::new(parking_lot::Mutex::new(Some(connection)));
         let waiting = Mutex::default();
-        Ok(Self { path: path.to_owned(), waiting, writer: slot(writer), reader: slot(reader) })
+        let gate = Gate::default();
+        Ok(Self { path: path.to_owned(), gate, waiting, writer: slot(writer), reader: slot(reader) })
+    }
+
+    /// Who may write.
+    pub fn gate(&self) -> &Gate {
+        &self.gate
     }
 
     /// Closes the connections, before a fork: SQLite keeps its locks by process, and a child that inherited open
@@ -65,10 +80,7 @@ impl SqliteKeystore {
     /// [`Error::Database`].
     pub fn get(&self, kind: &str, id: &str) -> Result<Option<Record>> {
         let mut slot = self.reader.lock();
-        let reader = self.connection(&mut slot)?;
-        let mut statement = reader
-            .prepare_cached("SELECT kind, id, version, body FROM records WHERE kind = ?1 AND id = ?2")?;
-        Ok(statement.query_row(params![kind, id], record).optional()?)
+        Ok(get(self.connection(&mut slot)?, kind, id)?)
     }
 
     /// All records of a kind, ordered by id.
@@ -78,28 +90,155 @@ impl SqliteKeystore {
     pub fn scan(&self, kind: &str) -> Result<Vec<Record>> {
         let mut slot = self.reader.lock();
         let reader = self.connection(&mut slot)?;
-        let mut statement = reader
-            .prepare_cached("SELECT kind, id, version, body FROM records WHERE kind = ?1 ORDER BY id")?;
+        let mut statement = reader.prepare_cached(SCAN)?;
         let records = statement.query_map(params![kind], record)?.collect::<rusqlite::Result<_>>()?;
         Ok(records)
     }
 
-    /// Writes all or nothing, durably. The revision of the last change.
+    /// Is there such a record of a kind? Reads no further than to the first.
     ///
     /// # Errors
-    /// [`Error::Conflict`] if a precondition does not hold, [`Error::Database`].
+    /// [`Error::Database`].
+    pub fn any(&self, kind: &str, wanted: impl Fn(&Record) -> bool) -> Result<bool> {
+        let mut slot = self.reader.lock();
+        let reader = self.connection(&mut slot)?;
+        let mut statement = reader.prepare_cached(SCAN)?;
+        for found in statement.query_map(params![kind], record)? {
+            if wanted(&found?) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// The ids of all records of a kind, in order.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub fn ids(&self, kind: &str) -> Result<Vec<String>> {
+        let mut slot = self.reader.lock();
+        let reader = self.connection(&mut slot)?;
+        let mut statement = reader.prepare_cached("SELECT id FROM records WHERE kind = ?1 ORDER BY id")?;
+        let ids = statement.query_map(params![kind], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
+        Ok(ids)
+    }
+
+    /// The kinds of which there are records, in alphabetical order.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub fn kinds(&self) -> Result<Vec<String>> {
+        let mut slot = self.reader.lock();
+        let reader = self.connection(&mut slot)?;
+        // From kind to kind: DISTINCT would read every record.
+        let mut statement = reader.prepare_cached(
+            "WITH RECURSIVE kinds (kind) AS (
+                 SELECT MIN(kind) FROM records
+                 UNION ALL
+                 SELECT (SELECT MIN(kind) FROM records WHERE kind > kinds.kind) FROM kinds WHERE kind IS NOT NULL
+             ) SELECT kind FROM kinds WHERE kind IS NOT NULL",
+        )?;
+        let kinds = statement.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
+        Ok(kinds)
+    }
+
+    /// Writes all or nothing, durably, and in both regions of a pair. The revision of the last change.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] if a precondition does not hold, [`Error::NotPrimary`], [`Error::PartnerLost`],
+    /// [`Error::Unacknowledged`], [`Error::Database`].
     pub fn commit(&self, writes: Vec<Write>) -> Result<u64> {
+        self.commit_as(writes, Importance::Lasting)
+    }
+
+    /// The same, for what may be lost with a region.
+    ///
+    /// # Errors
+    /// As [`Self::commit`].
+    pub fn commit_as(&self, writes: Vec<Write>, importance: Importance) -> Result<u64> {
+        let revision = self.commit_here(writes, importance)?;
+        self.gate.committed(revision, importance)?;
+        Ok(revision)
+    }
+
+    /// The same without waiting for the partner: [`Gate::outcome`] says when it may be acknowledged.
+    ///
+    /// # Errors
+    /// As [`Self::commit`], but [`Error::Unacknowledged`].
+    pub fn commit_here(&self, writes: Vec<Write>, importance: Importance) -> Result<u64> {
+        self.gate.admit(importance)?;
+        self.write_with_others(writes)
+    }
+
+    fn write_with_others(&self, writes: Vec<Write>) -> Result<u64> {
         let commit = Arc::new(Commit { writes, outcome: Mutex::default() });
         lock(&self.waiting).push(commit.clone());
         let mut slot = self.writer.lock();
         if lock(&commit.outcome).is_none() {
             // Nobody wrote it while this thread waited for the connection: write it, and all that wait with it.
             let group = std::mem::take(&mut *lock(&self.waiting));
-            write_group(self.connection(&mut slot), &group);
+            write_group(self.connection(&mut slot), &group, self.gate.fence());
         }
         drop(slot);
         let outcome = lock(&commit.outcome).take();
         outcome.unwrap_or_else(|| Err(Error::Database("a commit was interrupted".into())))
+    }
+
+    /// Runs `work` while nobody else writes, and makes durable what it has written if it succeeds. What must
+    /// happen to many records, however often others change them, is done here: there is no conflict.
+    ///
+    /// # Errors
+    /// Those of `work`, and as [`Self::commit`].
+    pub fn transaction<T, E: From<Error>>(
+        &self,
+        work: impl FnOnce(&Transaction<'_>) -> std::result::Result<T, E>,
+    ) -> std::result::Result<T, E> {
+        self.gate.admit(Importance::Lasting)?;
+        let (outcome, revision) = self.transaction_here(|transaction| {
+            check_fence(&transaction.0, self.gate.fence())?;
+            let before = transaction.head()?;
+            let outcome = work(transaction)?;
+            let after = transaction.head()?;
+            Ok::<_, E>((outcome, if after > before { after } else { 0 }))
+        })?;
+        self.gate.committed(revision, Importance::Lasting)?;
+        Ok(outcome)
+    }
+
+    /// A transaction that the gate does not watch: for what the partner sends, and for what is no record.
+    ///
+    /// # Errors
+    /// Those of `work`, and [`Error::Database`].
+    pub fn transaction_here<T, E: From<Error>>(
+        &self,
+        work: impl FnOnce(&Transaction<'_>) -> std::result::Result<T, E>,
+    ) -> std::result::Result<T, E> {
+        let mut slot = self.writer.lock();
+        let connection = self.connection(&mut slot)?;
+        let begun =
+            connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(Error::from)?;
+        let transaction = Transaction(begun);
+        let outcome = work(&transaction)?;
+        transaction.0.commit().map_err(Error::from)?;
+        Ok(outcome)
+    }
+
+    /// What is kept beside the records, in this region alone.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub fn local(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        let mut slot = self.reader.lock();
+        Ok(local(self.connection(&mut slot)?, name)?)
+    }
+
+    /// The position of the last change.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub fn head(&self) -> Result<u64> {
+        let mut slot = self.reader.lock();
+        Ok(head(self.connection(&mut slot)?)?)
     }
 
     /// Moves the write-ahead log into the database and empties it, so that no deleted body stays in it.
@@ -128,9 +267,7 @@ impl SqliteKeystore {
         let reader = self.connection(&mut slot)?;
         // One transaction: what is read and the revision belong together.
         let transaction = reader.transaction()?;
-        let head: u64 = transaction
-            .prepare_cached("SELECT COALESCE(MAX(revision), 0) FROM changes")?
-            .query_row([], |row| row.get::<_, i64>(0))? as u64;
+        let head = head(&transaction)?;
         let mut found = Changes { revision: head, ..Changes::default() };
         if head == since {
             return Ok(found);
@@ -170,6 +307,78 @@ impl SqliteKeystore {
     }
 }
 
+impl Transaction<'_> {
+    /// A record.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub fn get(&self, kind: &str, id: &str) -> Result<Option<Record>> {
+        Ok(get(&self.0, kind, id)?)
+    }
+
+    /// The position of the last change.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub fn head(&self) -> Result<u64> {
+        Ok(head(&self.0)?)
+    }
+
+    /// What is kept beside the records, in this region alone.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub fn local(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        Ok(local(&self.0, name)?)
+    }
+
+    /// Puts something beside the records. It is in no change log and stays in this region.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub fn set_local(&self, name: &str, value: &[u8]) -> Result<()> {
+        set_local(&self.0, name, value)
+    }
+
+    /// Takes something away from beside the records.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub fn remove_local(&self, name: &str) -> Result<()> {
+        self.0.prepare_cached("DELETE FROM local WHERE name = ?1")?.execute(params![name])?;
+        Ok(())
+    }
+
+    /// Leaves a gap in the log before the next change: positions that another region may have given away since the last
+    /// one that it sent are never given twice.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub fn leave_gap(&self) -> Result<()> {
+        self.0.execute("UPDATE sqlite_sequence SET seq = seq + ?1 WHERE name = 'changes'", [LOG_GAP])?;
+        Ok(())
+    }
+
+    /// From now on only who has this number at the gate may write; 0 is everybody.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub fn set_fence(&self, fence: i64) -> Result<()> {
+        set_local(&self.0, FENCE, &fence.to_be_bytes())
+    }
+
+    /// One write.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] if its precondition does not hold, [`Error::Database`].
+    pub fn write(&self, write: &Write) -> Result<()> {
+        match apply(&self.0, write)? {
+            Ok(_) => Ok(()),
+            Err((kind, id)) => Err(Error::Conflict { kind, id }),
+        }
+    }
+}
+
 fn connect(path: &Path, flags: OpenFlags) -> Result<Connection> {
     let connection = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
@@ -193,14 +402,16 @@ fn migrate(connection: &Connection) -> Result<()> {
 }
 
 /// One transaction for the group, one savepoint for each commit: a conflict undoes only its own.
-fn write_group(connection: Result<&mut Connection>, group: &[Arc<Commit>]) {
-    let outcomes = connection.and_then(|connection| Ok(try_write_group(connection, group)?));
+fn write_group(connection: Result<&mut Connection>, group: &[Arc<Commit>], fence: i64) {
+    let outcomes = connection.and_then(|connection| try_write_group(connection, group, fence));
     for (i, commit) in group.iter().enumerate() {
         let outcome = match &outcomes {
             Ok(outcomes) => match &outcomes[i] {
                 Ok(revision) => Ok(*revision),
                 Err((kind, id)) => Err(Error::Conflict { kind: kind.clone(), id: id.clone() }),
             },
+            Err(Error::NotPrimary) => Err(Error::NotPrimary),
+            Err(Error::Database(text)) => Err(Error::Database(text.clone())),
             Err(error) => Err(Error::Database(error.to_string())),
         };
         *lock(&commit.outcome) = Some(outcome);
@@ -209,16 +420,20 @@ fn write_group(connection: Result<&mut Connection>, group: &[Arc<Commit>]) {
 
 type Outcome = std::result::Result<u64, (String, String)>;
 
-fn try_write_group(connection: &mut Connection, group: &[Arc<Commit>]) -> rusqlite::Result<Vec<Outcome>> {
+fn try_write_group(connection: &mut Connection, group: &[Arc<Commit>], fence: i64) -> Result<Vec<Outcome>> {
     let mut transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    check_fence(&transaction, fence)?;
     let mut outcomes = Vec::with_capacity(group.len());
     for commit in group {
         let savepoint = transaction.savepoint()?;
         let mut outcome = Ok(0);
         for write in &commit.writes {
-            outcome = apply(&savepoint, write)?;
-            if outcome.is_err() {
-                break;
+            match apply(&savepoint, write)? {
+                Ok(revision) => outcome = outcome.map(|last| revision.max(last)),
+                conflict => {
+                    outcome = conflict;
+                    break;
+                }
             }
         }
         if outcome.is_ok() {
@@ -238,7 +453,7 @@ fn apply(connection: &Connection, write: &Write) -> rusqlite::Result<Outcome> {
         .query_row(params![write.kind, write.id], |row| row.get(0))
         .optional()?;
     let holds = match (write.expect, current) {
-        (Expect::Absent, None) | (Expect::Present, Some(_)) => true,
+        (Expect::Any, _) | (Expect::Absent, None) | (Expect::Present, Some(_)) => true,
         (Expect::Version(expected), Some(version)) => expected == version as u64,
         _ => false,
     };
@@ -247,19 +462,54 @@ fn apply(connection: &Connection, write: &Write) -> rusqlite::Result<Outcome> {
     }
     match &write.effect {
         Effect::Keep => return Ok(Ok(0)),
-        Effect::Put(body) => connection
-            .prepare_cached(
-                "INSERT OR REPLACE INTO records (kind, id, version, body) VALUES (?1, ?2, ?3, ?4)",
-            )?
-            .execute(params![write.kind, write.id, current.unwrap_or(0) + 1, body])?,
-        Effect::Delete => connection
-            .prepare_cached("DELETE FROM records WHERE kind = ?1 AND id = ?2")?
-            .execute(params![write.kind, write.id])?,
+        Effect::Delete if current.is_none() => return Ok(Ok(0)),
+        Effect::Put(body) => connection.prepare_cached(PUT)?.execute(params![
+            write.kind,
+            write.id,
+            current.unwrap_or(0) + 1,
+            body
+        ])?,
+        Effect::Delete => connection.prepare_cached(DELETE)?.execute(params![write.kind, write.id])?,
     };
     connection
         .prepare_cached("INSERT INTO changes (kind, id) VALUES (?1, ?2)")?
         .execute(params![write.kind, write.id])?;
     Ok(Ok(connection.last_insert_rowid() as u64))
+}
+
+/// Refuses a process that does not know in whose hands the keystore is.
+fn check_fence(connection: &Connection, fence: i64) -> Result<()> {
+    let found = local(connection, FENCE)?;
+    let found = found.and_then(|bytes| bytes.try_into().ok()).map_or(0, i64::from_be_bytes);
+    if found == fence { Ok(()) } else { Err(Error::NotPrimary) }
+}
+
+fn head(connection: &Connection) -> rusqlite::Result<u64> {
+    let head: i64 = connection
+        .prepare_cached("SELECT COALESCE(MAX(revision), 0) FROM changes")?
+        .query_row([], |row| row.get(0))?;
+    Ok(head as u64)
+}
+
+fn local(connection: &Connection, name: &str) -> rusqlite::Result<Option<Vec<u8>>> {
+    connection
+        .prepare_cached("SELECT value FROM local WHERE name = ?1")?
+        .query_row(params![name], |row| row.get(0))
+        .optional()
+}
+
+fn set_local(connection: &Connection, name: &str, value: &[u8]) -> Result<()> {
+    connection
+        .prepare_cached("INSERT OR REPLACE INTO local (name, value) VALUES (?1, ?2)")?
+        .execute(params![name, value])?;
+    Ok(())
+}
+
+fn get(connection: &Connection, kind: &str, id: &str) -> rusqlite::Result<Option<Record>> {
+    connection
+        .prepare_cached("SELECT kind, id, version, body FROM records WHERE kind = ?1 AND id = ?2")?
+        .query_row(params![kind, id], record)
+        .optional()
 }
 
 fn record(row: &Row<'_>) -> rusqlite::Result<Record> {
@@ -276,7 +526,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-const SCHEMA_VERSION: i64 = 1;
+const SCAN: &str = "SELECT kind, id, version, body FROM records WHERE kind = ?1 ORDER BY id";
+const PUT: &str = "INSERT OR REPLACE INTO records (kind, id, version, body) VALUES (?1, ?2, ?3, ?4)";
+const DELETE: &str = "DELETE FROM records WHERE kind = ?1 AND id = ?2";
+/// In `local`: see [`Transaction::set_fence`].
+const FENCE: &str = "fence";
+const SCHEMA_VERSION: i64 = 2;
+/// Each statement leaves alone what is there: the schema of every older version becomes this one.
 const SCHEMA: &str = "
     BEGIN IMMEDIATE;
     CREATE TABLE IF NOT EXISTS records (
@@ -292,17 +548,24 @@ const SCHEMA: &str = "
         id TEXT NOT NULL
     );
     CREATE INDEX IF NOT EXISTS changes_by_kind ON changes (kind, revision);
-    PRAGMA user_version = 1;
+    CREATE INDEX IF NOT EXISTS changes_by_record ON changes (kind, id, revision);
+    CREATE TABLE IF NOT EXISTS local (
+        name TEXT PRIMARY KEY,
+        value BLOB NOT NULL
+    ) WITHOUT ROWID;
+    PRAGMA user_version = 2;
     COMMIT;";
 /// Bodies in one answer of [`SqliteKeystore::changes`], in bytes, give or take one body.
 const MAX_CHANGES_BYTES: usize = 16 << 20;
-const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+/// More changes than a region makes between two epochs.
+const LOG_GAP: i64 = 1 << 32;
+pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn write(id: &str, expect: Expect, body: Option<&[u8]>) -> Write {
+    pub(super) fn write(id: &str, expect: Expect, body: Option<&[u8]>) -> Write {
         let effect = body.map_or(Effect::Delete, |body| Effect::Put(body.into()));
         Write { kind: "k".into(), id: id.into(), expect, effect }
     }
@@ -377,6 +640,37 @@ mod tests {
         assert_eq!(keystore.get("k", "a").expect("read").map(|record| record.version), Some(1));
     }
 
+    #[test]
+    fn a_transaction_is_written_whole_or_not_at_all() {
+        let dir = tempfile::tempdir().expect("dir");
+        let keystore = SqliteKeystore::open(&dir.path().join("k")).expect("open");
+        keystore.commit(vec![write("a", Expect::Absent, Some(b"1"))]).expect("first");
+        let attempt = |expect| {
+            keystore.transaction(|transaction| {
+                assert_eq!(transaction.get("k", "a")?.map(|a| a.version), Some(1));
+                transaction.write(&write("b", Expect::Absent, Some(b"2")))?;
+                transaction.write(&write("a", expect, Some(b"3")))
+            })
+        };
+        assert!(matches!(attempt(Expect::Version(7)), Err(Error::Conflict { .. })));
+        assert_eq!(keystore.ids("k").expect("ids"), ["a"]);
+        attempt(Expect::Version(1)).expect("holds");
+        assert_eq!(keystore.ids("k").expect("ids"), ["a", "b"]);
+        assert_eq!(keystore.kinds().expect("kinds"), ["k"]);
+        assert!(keystore.any("k", |record| record.body == b"3").expect("any"));
+        assert!(!keystore.any("k", |record| record.body == b"1").expect("any"));
+    }
+
+    #[test]
+    fn deleting_what_is_not_there_changes_nothing() {
+        let dir = tempfile::tempdir().expect("dir");
+        let keystore = SqliteKeystore::open(&dir.path().join("k")).expect("open");
+        let a = write("a", Expect::Absent, Some(b"1"));
+        let revision = keystore.commit(vec![a, write("b", Expect::Any, None)]).expect("commit");
+        assert_eq!(revision, 1);
+        assert_eq!(keystore.changes("k", 0).expect("changes").revision, 1);
+    }
+
     /// As if another process had the database open for reading while something secret is deleted.
     #[test]
     fn an_erasure_that_a_reader_prevents_is_reported() {
@@ -431,11 +725,26 @@ mod tests {
     }
 
     #[test]
+    fn only_who_knows_the_fence_writes() {
+        let dir = tempfile::tempdir().expect("dir");
+        let path = dir.path().join("k");
+        let keystore = SqliteKeystore::open(&path).expect("open");
+        keystore.transaction_here(|transaction| transaction.set_fence(3)).expect("fence");
+        keystore.gate().set(crate::keystore::Mode::Alone, 3);
+        keystore.commit(vec![write("a", Expect::Absent, Some(b"1"))]).expect("knows it");
+        let other = SqliteKeystore::open(&path).expect("open");
+        let refused = other.commit(vec![write("b", Expect::Absent, Some(b"1"))]);
+        assert!(matches!(refused, Err(Error::NotPrimary)));
+        let refused: Result<()> = other.transaction(|_| Ok(()));
+        assert!(matches!(refused, Err(Error::NotPrimary)));
+    }
+
+    #[test]
     fn a_newer_schema_is_refused() {
         let dir = tempfile::tempdir().expect("dir");
         let path = dir.path().join("k");
         drop(SqliteKeystore::open(&path).expect("open"));
         Connection::open(&path).expect("open").pragma_update(None, "user_version", 9).expect("set");
-        assert!(matches!(SqliteKeystore::open(&path), Err(Error::Schema { found: 9, known: 1 })));
+        assert!(matches!(SqliteKeystore::open(&path), Err(Error::Schema { found: 9, known: 2 })));
     }
 }

@@ -82,8 +82,9 @@ impl Recognised {
     }
 }
 
-fn hash(pin: &[u8], salt: &[u8], memory_kib: u32, passes: u32) -> Result<Zeroizing<[u8; 32]>> {
-    let failed = |_| Error::new(CKR_DEVICE_ERROR, "hashing the PIN failed");
+/// Argon2id with one lane.
+pub(super) fn hash(pin: &[u8], salt: &[u8], memory_kib: u32, passes: u32) -> Result<Zeroizing<[u8; 32]>> {
+    let failed = |_| Error::new(CKR_DEVICE_ERROR, "hashing the PIN or passphrase failed");
     let params = Params::new(memory_kib, passes, 1, Some(32)).map_err(failed)?;
     let mut hash = Zeroizing::new([0; 32]);
     Argon2::new(Algorithm::Argon2id, Version::V0x13, params)

@@ -3,23 +3,53 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 
+use arc_swap::ArcSwap;
+use aws_lc_rs::digest::{SHA256, digest};
+use parking_lot::Mutex;
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
+use super::failover::pair::Pair;
+use super::nameplate::Nameplate;
+use super::storage::{self, INSTANCE, Storage};
 use crate::durable_file;
-use crate::keystore::{self, Effect, Expect, SqliteKeystore, Write};
+use crate::keystore::{self, SqliteKeystore};
+use crate::units::administration::control_point;
+use crate::units::command::UnitType;
 use crate::units::{CryptoUnit, Error as UnitError, VerificationPattern, vendor};
 
 /// Crypto units and keystore of one region, open for use.
 pub struct Region {
+    dir: PathBuf,
     identity: Identity,
-    /// The identity's, ready to be compared with.
-    pattern: VerificationPattern,
-    units: Vec<Arc<CryptoUnit>>,
+    /// Where it is: for the failover region of a pair not where the instance is at home.
+    place: String,
+    pub(super) storage: ArcSwap<Storage>,
+    /// Held while the stored keys come under another master key.
+    pub(super) changing_master_key: Mutex<()>,
+    /// Everything stored has been re-encrypted under the new master key, and waits for a unit to have it.
+    pub(super) reencrypted: AtomicBool,
+    pub(super) units: ArcSwap<Vec<InstalledUnit>>,
+    /// Held while units come and go.
+    installing: Mutex<()>,
     keystore: SqliteKeystore,
-    next_unit: AtomicUsize,
+    pub(super) next_unit: AtomicUsize,
+}
+
+/// A unit in its place.
+#[derive(Clone, Debug)]
+pub struct InstalledUnit {
+    /// UUID by which administrators address it.
+    pub hsm_id: String,
+    /// The unit.
+    pub unit: Arc<CryptoUnit>,
+    /// Is it powered off?
+    pub stopped: bool,
+    /// `None` if it is damaged so much that nobody knows.
+    unit_type: Option<UnitType>,
+    dir: PathBuf,
 }
 
 /// Who the instance is. Stored in the keystore as the last step of initialisation.
@@ -31,8 +61,6 @@ pub struct Identity {
     pub account: String,
     /// Such as `us-south`.
     pub region: String,
-    /// What all units hold: 64 hexadecimal digits.
-    pub verification_pattern: String,
 }
 
 impl Identity {
@@ -57,7 +85,12 @@ pub struct Layout {
     /// Such as `us-south`.
     pub region: String,
     /// Operational units.
-    pub units: usize,
+    pub operational: usize,
+    /// Recovery units.
+    pub recovery: usize,
+    /// Deliver the units with a random master key in all of them? Without, they wait in imprint mode for their
+    /// administrators.
+    pub master_key: bool,
 }
 
 /// Why a region cannot be opened.
@@ -77,6 +110,19 @@ pub enum Error {
     /// The keystore refuses.
     #[error(transparent)]
     Keystore(#[from] keystore::Error),
+    /// The stored keys cannot be re-encrypted.
+    #[error("{0}")]
+    Reencryption(String),
+    /// Another new master key was chosen, and work has been done for it.
+    #[error(
+        "the stored keys are being re-encrypted under another new master key already, with the verification pattern \
+         {}: load and commit that one in all units, and rotate to it, or cancel",
+        .0.to_hex()
+    )]
+    OtherReencryption(VerificationPattern),
+    /// An instance has so many units and no more, or no fewer.
+    #[error("{0}")]
+    UnitLimit(&'static str),
     /// The instance's own record is damaged.
     #[error("the record of the instance is damaged: restore the keystore from a backup")]
     Identity,
@@ -86,8 +132,8 @@ pub enum Error {
 }
 
 impl Region {
-    /// Opens the region in `dir`. An empty or half-made directory is initialised: `layout.units` operational
-    /// units, a random master key generated in the first and moved to the others by importer keys.
+    /// Opens the region in `dir`. An empty or half-made directory is initialised as `layout` says; the random master
+    /// key, if there is to be one, is generated in the first unit and moved to the others by importer keys.
     /// Several processes may do so at the same time; one does the work.
     ///
     /// # Errors
@@ -98,43 +144,63 @@ impl Region {
             move |source| Error::Disk { path, source }
         };
         durable_file::create_dir(dir).map_err(disk(dir))?;
-        let lock_path = dir.join("init.lock");
-        let lock = fs::File::create(&lock_path).map_err(disk(&lock_path))?;
-        flock(&lock, FlockOperation::LockExclusive).map_err(|e| disk(&lock_path)(e.into()))?;
+        let _lock = lock(dir)?;
         let keystore = SqliteKeystore::open(&dir.join("keystore.sqlite"))?;
-        let (identity, units) = match keystore.get(INSTANCE, INSTANCE)? {
-            Some(record) => {
-                let identity: Identity = serde_json::from_slice(&record.body).map_err(|_| Error::Identity)?;
-                (identity, open_units(dir)?)
+        let pair = Pair::load(&keystore)?;
+        let ((identity, storage), units) = match (keystore.get(INSTANCE, INSTANCE)?, &pair) {
+            (Some(record), Some(pair)) => (storage::parse(&record)?, open_units(dir, &pair.region)?),
+            // It has not followed its partner yet.
+            (None, Some(pair)) => {
+                ((pair.identity.clone(), Storage::default()), open_units(dir, &pair.region)?)
             }
-            None => initialise(dir, layout, &keystore)?,
+            (Some(record), None) => {
+                let (identity, storage) = storage::parse(&record)?;
+                let units = open_units(dir, &identity.region)?;
+                ((identity, storage), units)
+            }
+            (None, None) => {
+                let units = initialise(dir, layout, &keystore)?;
+                (storage::parse(&keystore.get(INSTANCE, INSTANCE)?.ok_or(Error::Identity)?)?, units)
+            }
         };
         fs::remove_file(dir.join(INITIALISING)).ok();
         // A kill may have come between the deletion of something secret and its erasure from the log.
         if let Err(error) = keystore.erase_log() {
             tracing::warn!(%error, "the log could not be erased");
         }
-        let pattern = VerificationPattern::from_hex(&identity.verification_pattern).ok_or(Error::Identity)?;
+        // The failover region's units come when an operator asks for them.
+        if units.is_empty() && pair.is_none() {
+            return Err(Error::Incomplete(dir.to_owned()));
+        }
         let region = Self {
+            dir: dir.to_owned(),
+            place: pair.as_ref().map_or_else(|| identity.region.clone(), |pair| pair.region.clone()),
             identity,
-            pattern,
-            units: units.into_iter().map(Arc::new).collect(),
+            storage: ArcSwap::from_pointee(storage),
+            changing_master_key: Mutex::default(),
+            reencrypted: AtomicBool::new(false),
+            units: ArcSwap::from_pointee(units),
+            installing: Mutex::default(),
             keystore,
             next_unit: AtomicUsize::new(0),
         };
-        for unit in &region.units {
-            if !region.serves(unit) {
-                tracing::error!(
-                    serial = unit.serial(),
-                    location = unit.location(),
-                    "the unit does not hold the instance's master key and takes no part"
-                );
-            }
+        // In a pair, that is for whoever knows which region writes.
+        if pair.is_none() {
+            region.resume_reencryption()?;
         }
-        if region.units.is_empty() {
-            return Err(Error::Incomplete(dir.to_owned()));
-        }
+        region.report_units();
         Ok(region)
+    }
+
+    /// Makes an empty directory the failover region of a pair. It has no units yet, and no keys.
+    ///
+    /// # Errors
+    /// The disk's and the keystore's.
+    pub fn join(dir: &Path, pair: &Pair) -> Result<(), Error> {
+        durable_file::create_dir(dir).map_err(|source| Error::Disk { path: dir.to_owned(), source })?;
+        let _lock = lock(dir)?;
+        let keystore = SqliteKeystore::open(&dir.join("keystore.sqlite"))?;
+        Ok(keystore.transaction_here(|transaction| pair.store(transaction))?)
     }
 
     /// Who the instance is.
@@ -142,9 +208,15 @@ impl Region {
         &self.identity
     }
 
-    /// All crypto units.
-    pub fn units(&self) -> &[Arc<CryptoUnit>] {
-        &self.units
+    /// Where it is, such as `us-south`.
+    pub fn place(&self) -> &str {
+        &self.place
+    }
+
+    /// All crypto units: operational, then recovery, then failover ones. Damaged ones keep their place, if their type
+    /// is known.
+    pub fn units(&self) -> Arc<Vec<InstalledUnit>> {
+        self.units.load_full()
     }
 
     /// The keystore.
@@ -152,37 +224,225 @@ impl Region {
         &self.keystore
     }
 
-    /// A unit that holds the instance's master key; they take turns.
+    /// Installs a new unit, in imprint mode and empty.
     ///
     /// # Errors
-    /// `CKR_IBM_WK_NOT_INITIALIZED` if none does.
-    pub fn unit(&self) -> Result<&CryptoUnit, UnitError> {
-        let first = if self.units.len() > 1 { self.next_unit.fetch_add(1, Ordering::Relaxed) } else { 0 };
-        (0..self.units.len())
-            .map(|i| &self.units[first.wrapping_add(i) % self.units.len()])
-            .find(|unit| self.serves(unit))
-            .map(|unit| &**unit)
-            .ok_or_else(|| {
-                UnitError::new(
-                    vendor::CKR_IBM_WK_NOT_INITIALIZED,
-                    "no crypto unit holds the instance's master key: load it again",
-                )
-            })
+    /// [`Error::UnitLimit`], or the disk's.
+    pub fn add_unit(&self, unit_type: UnitType, old_firmware: bool) -> Result<InstalledUnit, Error> {
+        let _installing = self.installing.lock();
+        let _lock = lock(&self.dir)?;
+        let mut units = Vec::clone(&self.units());
+        let limit = match unit_type {
+            UnitType::Operational => MAX_OPERATIONAL,
+            UnitType::Recovery => MAX_RECOVERY,
+            UnitType::Failover => MAX_FAILOVER,
+        };
+        if units.iter().filter(|installed| installed.unit_type == Some(unit_type)).count() >= limit {
+            return Err(Error::UnitLimit(
+                "the instance has as many crypto units of this type as it may have",
+            ));
+        }
+        let units_dir = self.dir.join(UNITS);
+        let taken = |i: &usize| !units_dir.join(format!("{i:02}")).exists();
+        let place =
+            (0..MAX_PLACES).find(taken).ok_or(Error::UnitLimit("there is no place left for a unit"))?;
+        let control_points = if old_firmware { Vec::new() } else { all_control_points().to_vec() };
+        let unit = create_unit(&units_dir, place, &self.place, unit_type, &control_points)?;
+        units.push(unit.clone());
+        units.sort_by_key(InstalledUnit::order);
+        self.units.store(Arc::new(units));
+        Ok(unit)
     }
 
-    fn serves(&self, unit: &CryptoUnit) -> bool {
-        unit.verification_pattern() == Some(self.pattern)
+    /// Takes a unit out for good, and erases its state.
+    ///
+    /// # Errors
+    /// [`Error::UnitLimit`] for one that the instance cannot be without, or the disk's.
+    pub fn remove_unit(&self, unit: &InstalledUnit) -> Result<(), Error> {
+        let _installing = self.installing.lock();
+        let _lock = lock(&self.dir)?;
+        let mut units = Vec::clone(&self.units());
+        units.retain(|installed| installed.hsm_id != unit.hsm_id);
+        if units.iter().all(InstalledUnit::is_damaged) {
+            return Err(Error::UnitLimit(
+                "the last crypto unit of an instance that is in order cannot be removed",
+            ));
+        }
+        if let Some(pattern) = self.storage.load().pattern {
+            let holds = |installed: &InstalledUnit| installed.unit.verification_pattern() == Some(pattern);
+            if unit.serves(&pattern) && !units.iter().any(|installed| installed.serves(&pattern)) {
+                return Err(Error::UnitLimit(
+                    "no other crypto unit in service holds the instance's master key: load it into one first",
+                ));
+            }
+            // What does not open may be the only copy.
+            if (holds(unit) || unit.is_damaged() && self.stores_keys()?) && !units.iter().any(holds) {
+                return Err(Error::UnitLimit(
+                    "no other crypto unit holds the instance's master key: load it into one first",
+                ));
+            }
+        }
+        // From the rename on the unit is gone, whatever happens: what is left is swept at the next start.
+        let units_dir = self.dir.join(UNITS);
+        let tombstone = units_dir.join(format!("{REMOVED}{}", uuid::Uuid::new_v4()));
+        let disk = |source| Error::Disk { path: unit.dir.clone(), source };
+        fs::rename(&unit.dir, &tombstone).map_err(disk)?;
+        self.units.store(Arc::new(units));
+        durable_file::sync_dir(&units_dir).map_err(disk)?;
+        if let Err(error) = fs::remove_dir_all(&tombstone) {
+            tracing::error!(%error, path = %tombstone.display(), "a removed unit could not be erased");
+        }
+        self.report_units();
+        Ok(())
+    }
+
+    /// Powers a unit off or on. It stays so over a restart.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn set_power(&self, unit: &InstalledUnit, on: bool) -> Result<InstalledUnit, Error> {
+        let installing = self.installing.lock();
+        let marker = unit.dir.join(STOPPED);
+        let written = match on {
+            true if marker.exists() => fs::remove_file(&marker),
+            true => Ok(()),
+            false => durable_file::replace(&marker, b""),
+        };
+        written.map_err(|source| Error::Disk { path: marker, source })?;
+        let changed = InstalledUnit { stopped: !on, ..unit.clone() };
+        let mut units = Vec::clone(&self.units());
+        units
+            .iter_mut()
+            .filter(|installed| installed.hsm_id == unit.hsm_id)
+            .for_each(|u| *u = changed.clone());
+        self.units.store(Arc::new(units));
+        drop(installing);
+        self.report_units();
+        // The unit may come with the new master key that a rotation waits for.
+        self.try_to_settle();
+        Ok(changed)
+    }
+
+    /// Finishes a rotation of the master key that waits for nothing more. One that is under way sees that itself.
+    pub fn try_to_settle(&self) {
+        if let Some(changing) = self.changing_master_key.try_lock()
+            && let Err(error) = self.settle(&changing)
+        {
+            tracing::error!(%error, "a rotation of the master key cannot be finished, and will be tried again");
+        }
+    }
+
+    /// Is there a unit that serves, or would at the first call?
+    pub fn is_served(&self) -> bool {
+        let storage = **self.storage.load();
+        if storage.pattern.is_some_and(|pattern| self.is_held(&pattern)) {
+            return true;
+        }
+        let has_key =
+            |unit: &InstalledUnit| unit.is_in_service() && unit.unit.verification_pattern().is_some();
+        // As long as nothing is stored, any master key may become the instance's.
+        self.units.load().iter().any(has_key)
+            && storage.reencrypting_to.is_none()
+            && (storage.pattern.is_none() || self.stores_keys().is_ok_and(|stored| !stored))
+    }
+
+    /// How a unit is: `damaged`, `running`, `stopped`, `no master key`, or `other master key` than the instance's.
+    pub fn state_of(&self, installed: &InstalledUnit) -> &'static str {
+        match (installed.unit.verification_pattern(), self.storage.load().pattern) {
+            _ if installed.is_damaged() => "damaged",
+            _ if installed.stopped => "stopped",
+            (None, _) => "no master key",
+            (Some(held), Some(pattern)) if held != pattern => "other master key",
+            (Some(_), _) => "running",
+        }
+    }
+
+    /// Says which units do not serve, and why.
+    pub(super) fn report_units(&self) {
+        let Some(pattern) = self.storage().pattern else { return };
+        for installed in self.units.load().iter() {
+            if installed.is_operational() && !installed.serves(&pattern) {
+                tracing::error!(
+                    serial = installed.unit.serial(),
+                    location = installed.unit.location(),
+                    stopped = installed.stopped,
+                    "the unit does not hold the instance's master key and takes no part"
+                );
+            }
+        }
+    }
+}
+
+impl InstalledUnit {
+    fn open(dir: &Path) -> Result<Self, UnitError> {
+        let unit = CryptoUnit::open(dir)?;
+        if let Err(error) = Nameplate::of(&unit).attach(dir) {
+            tracing::warn!(%error, dir = %dir.display(), "the unit's nameplate cannot be written");
+        }
+        let unit_type = unit.unit_type();
+        Ok(Self::new(unit, Some(unit_type), dir))
+    }
+
+    /// One whose state does not open: known by its nameplate, or else by its place alone.
+    fn damaged(dir: &Path, nameplate: Option<Nameplate>, location: String) -> Self {
+        let unit_type = nameplate.as_ref().and_then(Nameplate::unit_type);
+        let (serial, location) = match nameplate {
+            Some(nameplate) => (nameplate.serial, nameplate.location),
+            None => (UNKNOWN.to_owned(), location),
+        };
+        // Of which type it would be counts for nothing here.
+        let unit = CryptoUnit::damaged(serial, location, unit_type.unwrap_or(UnitType::Operational));
+        Self::new(unit, unit_type, dir)
+    }
+
+    fn new(unit: CryptoUnit, unit_type: Option<UnitType>, dir: &Path) -> Self {
+        let mut id = [0; 16];
+        id.copy_from_slice(
+            &digest(&SHA256, format!("{} {}", unit.serial(), unit.location()).as_bytes()).as_ref()[..16],
+        );
+        Self {
+            hsm_id: uuid::Builder::from_custom_bytes(id).into_uuid().to_string(),
+            unit_type,
+            unit: Arc::new(unit),
+            stopped: dir.join(STOPPED).exists(),
+            dir: dir.to_owned(),
+        }
+    }
+
+    /// What the unit is for; `None` if it is damaged so much that nobody knows.
+    pub fn unit_type(&self) -> Option<UnitType> {
+        self.unit_type
+    }
+
+    /// Is it one whose state does not open?
+    pub fn is_damaged(&self) -> bool {
+        self.unit.is_damaged()
+    }
+
+    /// By type, the unknown one last.
+    fn order(&self) -> (bool, Option<UnitType>) {
+        (self.unit_type.is_none(), self.unit_type)
+    }
+
+    /// Is it one that serves: an operational unit in the home region, a failover unit in the other one?
+    pub(super) fn is_operational(&self) -> bool {
+        matches!(self.unit_type, Some(UnitType::Operational | UnitType::Failover))
+    }
+
+    pub(super) fn is_in_service(&self) -> bool {
+        self.is_operational() && !self.stopped
+    }
+
+    /// In service, with this master key?
+    pub(super) fn serves(&self, pattern: &VerificationPattern) -> bool {
+        self.is_in_service() && self.unit.verification_pattern().as_ref() == Some(pattern)
     }
 }
 
 /// Makes units and keystore records. The instance's record comes last: while the marker is there and the record
 /// is not, a directory is half made by a process that was killed, holds nothing of value, and is made anew.
 /// Units without marker and record are somebody's, and stay.
-fn initialise(
-    dir: &Path,
-    layout: &Layout,
-    keystore: &SqliteKeystore,
-) -> Result<(Identity, Vec<CryptoUnit>), Error> {
+fn initialise(dir: &Path, layout: &Layout, keystore: &SqliteKeystore) -> Result<Vec<InstalledUnit>, Error> {
     let units_dir = dir.join(UNITS);
     let marker = dir.join(INITIALISING);
     if units_dir.exists() {
@@ -192,71 +452,146 @@ fn initialise(
         fs::remove_dir_all(&units_dir).map_err(|source| Error::Disk { path: units_dir.clone(), source })?;
     }
     durable_file::replace(&marker, b"").map_err(|source| Error::Disk { path: marker, source })?;
-    let units = (0..layout.units)
-        .map(|i| {
-            let location = format!("[{}].[AZ{}-CS{}].[00].[{:02}]", layout.region, i + 1, i + 1, i);
-            CryptoUnit::create(&units_dir.join(format!("{i:02}")), &location)
-        })
+    let units = (0..layout.operational)
+        .map(|_| UnitType::Operational)
+        .chain((0..layout.recovery).map(|_| UnitType::Recovery))
+        .enumerate()
+        .map(|(i, unit_type)| create_unit(&units_dir, i, &layout.region, unit_type, &all_control_points()))
         .collect::<Result<Vec<_>, _>>()?;
-    let pattern = distribute_master_key(&units)?;
+    let pattern = layout.master_key.then(|| distribute_master_key(&units)).transpose()?;
     let identity = Identity {
         instance: uuid::Uuid::new_v4().to_string(),
         account: uuid::Uuid::new_v4().simple().to_string(),
         region: layout.region.clone(),
-        verification_pattern: pattern.to_hex(),
     };
-    keystore.commit(vec![Write {
-        kind: INSTANCE.into(),
-        id: INSTANCE.into(),
-        expect: Expect::Absent,
-        effect: Effect::Put(serde_json::to_vec(&identity).map_err(|_| Error::Identity)?),
-    }])?;
-    Ok((identity, units))
+    keystore.commit(vec![storage::write(&identity, &Storage { pattern, ..Storage::default() })?])?;
+    Ok(units)
+}
+
+/// A new unit in place number `i`: there as a whole or not at all.
+fn create_unit(
+    units_dir: &Path,
+    i: usize,
+    region: &str,
+    unit_type: UnitType,
+    control_points: &[u32],
+) -> Result<InstalledUnit, Error> {
+    let location = location(region, i);
+    let half_made = units_dir.join(format!("{HALF_MADE}{}", uuid::Uuid::new_v4()));
+    drop(CryptoUnit::create(&half_made, &location, unit_type, control_points)?);
+    let dir = units_dir.join(format!("{i:02}"));
+    fs::rename(&half_made, &dir)
+        .and_then(|()| durable_file::sync_dir(units_dir))
+        .map_err(|source| Error::Disk { path: dir.clone(), source })?;
+    Ok(InstalledUnit::open(&dir)?)
+}
+
+fn location(region: &str, i: usize) -> String {
+    format!("[{region}].[AZ{}-CS{}].[00].[{i:02}]", i % ZONES + 1, i + 1)
+}
+
+/// One process at a time makes and removes units.
+pub(super) fn lock(dir: &Path) -> Result<fs::File, Error> {
+    let path = dir.join("init.lock");
+    let locked = || {
+        let file = fs::File::create(&path)?;
+        flock(&file, FlockOperation::LockExclusive)?;
+        Ok(file)
+    };
+    locked().map_err(|source| Error::Disk { path: path.clone(), source })
+}
+
+/// Erases what a kill left of units that were being made or removed.
+fn sweep(paths: &mut Vec<PathBuf>) -> std::io::Result<()> {
+    let is_left_over = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        name.starts_with(HALF_MADE) || name.starts_with(REMOVED)
+    };
+    for path in paths.extract_if(.., |path| is_left_over(path)) {
+        tracing::warn!(path = %path.display(), "a unit that was half made or half removed is erased");
+        fs::remove_dir_all(path)?;
+    }
+    Ok(())
+}
+
+fn all_control_points() -> [u32; 3] {
+    control_point::ALL.map(|(number, _)| number)
 }
 
 /// A random master key in the first unit, moved to each other by an importer key of its own.
-fn distribute_master_key(units: &[CryptoUnit]) -> Result<VerificationPattern, UnitError> {
+fn distribute_master_key(units: &[InstalledUnit]) -> Result<VerificationPattern, UnitError> {
     let no_unit = || UnitError::new(vendor::CKR_IBM_WK_NOT_INITIALIZED, "an instance needs a crypto unit");
     let (source, targets) = units.split_first().ok_or_else(no_unit)?;
-    source.generate_master_key()?;
+    source.unit.generate_master_key()?;
     for target in targets {
-        let importer = target.importer_key()?;
-        let transported = source.export_master_key(&importer.public_key())?;
-        let pattern = target.import_master_key(importer, &transported)?;
-        target.commit_master_key(&pattern)?;
-        target.set_immediate()?;
+        target.unit.receive_master_key(&source.unit)?;
     }
-    source.verification_pattern().ok_or_else(no_unit)
+    source.unit.verification_pattern().ok_or_else(no_unit)
 }
 
-fn open_units(dir: &Path) -> Result<Vec<CryptoUnit>, Error> {
+fn open_units(dir: &Path, region: &str) -> Result<Vec<InstalledUnit>, Error> {
     let units_dir = dir.join(UNITS);
     let disk = |source| Error::Disk { path: units_dir.clone(), source };
+    durable_file::create_dir(&units_dir).map_err(disk)?;
     let mut paths = fs::read_dir(&units_dir)
         .map_err(disk)?
         .map(|entry| entry.map(|entry| entry.path()))
         .collect::<Result<Vec<_>, _>>()
         .map_err(disk)?;
+    sweep(&mut paths).map_err(disk)?;
     paths.sort();
     let mut units = Vec::new();
-    let mut refused = None;
-    for path in &paths {
-        match CryptoUnit::open(path) {
+    let mut refused = Vec::new();
+    for path in paths {
+        match InstalledUnit::open(&path) {
             Ok(unit) => units.push(unit),
-            Err(error) => {
-                tracing::error!(%error, "a crypto unit takes no part");
-                refused = Some(error);
-            }
+            Err(error) => refused.push((path, error)),
         }
     }
     // One unit is enough to serve; none is not.
-    match refused {
-        Some(error) if units.is_empty() => Err(error.into()),
-        _ => Ok(units),
+    if units.is_empty()
+        && let Some((_, error)) = refused.pop()
+    {
+        return Err(error.into());
     }
+    for (path, error) in refused {
+        let place = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse().ok());
+        let Some(place) = place else {
+            tracing::warn!(%error, path = %path.display(), "this is no crypto unit");
+            continue;
+        };
+        // Nobody has checked what stands there: it must not pass for another unit.
+        let is_free =
+            |plate: &Nameplate| units.iter().all(|installed| installed.unit.serial() != plate.serial);
+        let nameplate = Nameplate::read(&path).filter(is_free);
+        let unit = InstalledUnit::damaged(&path, nameplate, location(region, place));
+        tracing::error!(
+            %error,
+            serial = unit.unit.serial(),
+            location = unit.unit.location(),
+            "A CRYPTO UNIT IS DAMAGED and takes no part; the others serve. Put its directory back from a backup and \
+             start again, or take it out with 'hsm-emulator unit remove'"
+        );
+        units.push(unit);
+    }
+    units.sort_by(|a, b| (a.order(), &a.dir).cmp(&(b.order(), &b.dir)));
+    Ok(units)
 }
 
-const INSTANCE: &str = "instance";
-const UNITS: &str = "units";
+/// The serial number of a unit that shows none.
+const UNKNOWN: &str = "unknown";
+pub(super) const UNITS: &str = "units";
+/// In a unit's directory while it is powered off.
+const STOPPED: &str = "stopped";
+/// In place of the number, in the name of a unit's directory that is being made, and of one that is being erased.
+const HALF_MADE: &str = "new-";
+const REMOVED: &str = "removed-";
+/// The most units of each type that an instance has.
+const MAX_OPERATIONAL: usize = 3;
+const MAX_RECOVERY: usize = 2;
+const MAX_FAILOVER: usize = 3;
+const MAX_PLACES: usize = 100;
+/// Availability zones of a region.
+const ZONES: usize = 3;
 /// There from the first step of an initialisation to its last.
 const INITIALISING: &str = "initialising";

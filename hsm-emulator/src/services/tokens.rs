@@ -13,9 +13,12 @@ use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq;
 
 use super::pins::{self, Recognised};
+use super::reencryption::unstage;
 use super::region::Region;
-use crate::keystore::{self, Effect, Expect, Record, Write};
-use crate::units::{Attributes, Error, KeyBlob, Result, random};
+use super::storage::{Sealing, from_keystore, is_about_master_key};
+use super::stored_keys::{self, objects_of};
+use crate::keystore::{self, Effect, Expect, Importance, Record, Write};
+use crate::units::{Attributes, CryptoUnit, Error, KeyBlob, Result, random, vendor};
 
 /// The tokens of an instance.
 pub struct Tokens {
@@ -82,7 +85,7 @@ pub struct Changes {
 }
 
 /// The stored form of a token.
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Serialize, Deserialize)]
 struct StoredToken {
     /// Position among the tokens, by time of creation.
     order: u64,
@@ -93,7 +96,7 @@ struct StoredToken {
     erasing: bool,
 }
 
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Serialize, Deserialize)]
 struct StoredPin {
     /// Base64 of the sealed record.
     record: String,
@@ -142,7 +145,7 @@ impl Tokens {
         }
         let Some(serial) = serial else { return self.create(so_pin, label) };
         let checked = self.check_pin(serial, User::So, so_pin)?;
-        self.update(serial, |token| {
+        self.update(serial, None, |token| {
             if token.so.blob()? != checked {
                 return Err(Error::new(CKR_PIN_INCORRECT, "the SO PIN was changed at the same time"));
             }
@@ -180,8 +183,9 @@ impl Tokens {
             return Err(Error::new(CKR_USER_NOT_LOGGED_IN, "only the SO may set the user's PIN"));
         }
         pins::check_len(pin)?;
-        let record = self.seal_pin(&serial, User::User, pin)?;
-        self.update(&serial, |token| {
+        let sealing = self.sealing()?;
+        let record = self.seal_pin(&sealing, &serial, User::User, pin)?;
+        self.update(&serial, Some(&sealing), |token| {
             token.user = Some(StoredPin::new(&record));
             Ok(true)
         })?;
@@ -196,8 +200,9 @@ impl Tokens {
     pub fn set_pin(&self, serial: &str, user: User, old: &[u8], new: &[u8]) -> Result<()> {
         pins::check_len(new)?;
         let checked = StoredPin::new(&self.check_pin(serial, user, old)?).record;
-        let record = self.seal_pin(serial, user, new)?;
-        self.update(serial, |token| {
+        let sealing = self.sealing()?;
+        let record = self.seal_pin(&sealing, serial, user, new)?;
+        self.update(serial, Some(&sealing), |token| {
             let pin = token.pin_mut(user)?;
             if pin.record != checked {
                 return Err(Error::new(CKR_PIN_INCORRECT, "the PIN was changed at the same time"));
@@ -222,12 +227,13 @@ impl Tokens {
         replaces: Option<&KeyBlob>,
     ) -> Result<u64> {
         // Only what a unit sealed is stored: an altered blob is refused here, not when it is needed.
-        let (attributes, _) = self.region.unit()?.unseal_pkcs11(object)?;
+        let sealing = self.sealing()?;
+        let (attributes, _) = sealing.unit().unseal_pkcs11(object)?;
         let kind = objects_of(serial);
         let name = hex::encode(id);
         let mut body = object.as_bytes().to_vec();
-        body.extend_from_slice(&self.region.unit()?.bind(&[serial.as_bytes(), &id], object)?);
-        self.commit_object(serial, &kind, |tokens| {
+        body.extend_from_slice(&sealing.unit().bind(&[serial.as_bytes(), &id], object)?);
+        self.commit_object(serial, &kind, Some(&sealing), |tokens| {
             let mut expect = Expect::Absent;
             if let Some(replaces) = replaces {
                 let stored = tokens.permit_stored(serial, grant, &kind, &name)?;
@@ -254,7 +260,7 @@ impl Tokens {
         let kind = objects_of(serial);
         let name = hex::encode(id);
         let mut destroyed = None;
-        let revision = self.commit_object(serial, &kind, |tokens| {
+        let revision = self.commit_object(serial, &kind, None, |tokens| {
             let (record, attributes) = tokens.permit_stored(serial, grant, &kind, &name)?;
             if attributes.bool(CKA_DESTROYABLE) == Some(false) {
                 return Err(Error::new(CKR_ACTION_PROHIBITED, "the object is not destroyable"));
@@ -268,11 +274,29 @@ impl Tokens {
     }
 
     /// What changed after a revision (0: everything). Private objects only with the user's grant. An object that
-    /// was altered or moved is left out, and named in the log.
+    /// was altered or moved, or is under a master key that is gone, is left out, and named in the log.
     ///
     /// # Errors
     /// `CKR_USER_NOT_LOGGED_IN` for a grant that is void, `CKR_DEVICE_ERROR` if the keystore cannot be read.
     pub fn changes(&self, serial: &str, grant: Option<&Grant>, since: u64) -> Result<Changes> {
+        // Left out while the master key is just changing, an object would never be asked for again.
+        match self.region.patiently(|| self.changes_now(serial, grant, since, false)) {
+            Err(error) if is_about_master_key(&error) && !self.region.settles() => {
+                self.changes_now(serial, grant, since, true)
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// The changes; those that are under another master key than the unit's are left out or an error.
+    fn changes_now(
+        &self,
+        serial: &str,
+        grant: Option<&Grant>,
+        since: u64,
+        leave_out_foreign: bool,
+    ) -> Result<Changes> {
+        let unit = self.region.unit()?;
         let private = self.is_user(serial, grant)?;
         let log = self.region.keystore().changes(&objects_of(serial), since).map_err(from_keystore)?;
         let mut changes = Changes { revision: log.revision, more: log.more, ..Changes::default() };
@@ -281,12 +305,13 @@ impl Tokens {
                 changes.deleted.push(object_id(&change.id)?);
                 continue;
             };
-            match self.stored_object(serial, &record) {
+            match stored_object(&unit, serial, &record) {
                 Ok((id, object, attributes)) => {
                     if private || attributes.bool(CKA_PRIVATE) != Some(true) {
                         changes.stored.push((id, object));
                     }
                 }
+                Err(error) if is_about_master_key(&error) && !leave_out_foreign => return Err(error),
                 Err(error) => tracing::error!(serial, object = record.id, %error, "an object takes no part"),
             }
         }
@@ -302,10 +327,11 @@ impl Tokens {
         let order = others.iter().filter_map(|record| parse(record).ok()).map(|token| token.order + 1).max();
         let order = order.unwrap_or(0);
         let serial = hex::encode(random::array::<8>()?);
-        let so = StoredPin::new(&self.seal_pin(&serial, User::So, so_pin)?);
+        let sealing = self.sealing()?;
+        let so = StoredPin::new(&self.seal_pin(&sealing, &serial, User::So, so_pin)?);
         let token = StoredToken { order, label: label.to_owned(), so, user: None, erasing: false };
         let writes = vec![write(&serial, Expect::Absent, &token)?];
-        self.region.keystore().commit(writes).map_err(from_keystore)?;
+        self.region.commit_sealed(&sealing, writes).map_err(from_keystore)?;
         tracing::info!(serial, label, "token initialised");
         Ok(token.public(serial))
     }
@@ -316,6 +342,10 @@ impl Tokens {
     /// Processes that log in with the right PIN at the same time can reach the limit together for a moment: the
     /// first one that is done takes the count back. So a PIN counts as locked only when it stays at the limit.
     fn check_pin(&self, serial: &str, user: User, pin: &[u8]) -> Result<KeyBlob> {
+        self.region.patiently(|| self.check_pin_now(serial, user, pin))
+    }
+
+    fn check_pin_now(&self, serial: &str, user: User, pin: &[u8]) -> Result<KeyBlob> {
         for _ in 0..LOCK_CHECKS {
             if let Some(record) = self.recognise(serial, user, pin)? {
                 return Ok(record);
@@ -349,7 +379,7 @@ impl Tokens {
     /// is reached.
     fn check_pin_slowly(&self, serial: &str, user: User, pin: &[u8]) -> Result<Option<KeyBlob>> {
         let mut counted = None;
-        self.update(serial, |token| {
+        self.count(serial, |token| {
             let stored = token.pin_mut(user)?;
             counted = None;
             if stored.failures < MAX_PIN_FAILURES {
@@ -359,15 +389,20 @@ impl Tokens {
             Ok(counted.is_some())
         })?;
         let Some((record, failures)) = counted else { return Ok(None) };
-        if !pins::verify(self.region.unit()?, &owner(serial, user), &record, pin)? {
+        let verified =
+            self.region.unit().and_then(|unit| pins::verify(&unit, &owner(serial, user), &record, pin));
+        if let Ok(false) = verified {
             tracing::warn!(serial, ?user, failures, "wrong PIN");
             let code = if failures >= MAX_PIN_FAILURES { CKR_PIN_LOCKED } else { CKR_PIN_INCORRECT };
             return Err(Error::new(code, "the PIN is wrong"));
         }
-        self.update(serial, |token| {
-            token.pin_mut(user)?.failures = 0;
+        self.count(serial, |token| {
+            let stored = token.pin_mut(user)?;
+            // What the unit could not compare was no guess.
+            stored.failures = if verified.is_ok() { 0 } else { stored.failures.saturating_sub(1) };
             Ok(true)
         })?;
+        verified?;
         let mut right = self.right.write().unwrap_or_else(PoisonError::into_inner);
         if right.len() >= MAX_RECOGNISED {
             right.clear();
@@ -376,8 +411,12 @@ impl Tokens {
         Ok(Some(record))
     }
 
-    fn seal_pin(&self, serial: &str, user: User, pin: &[u8]) -> Result<KeyBlob> {
-        self.one_at_a_time(|| pins::seal(self.region.unit()?, &owner(serial, user), pin))
+    fn sealing(&self) -> Result<Sealing> {
+        self.region.sealing(self.region.unit()?).map_err(from_keystore)
+    }
+
+    fn seal_pin(&self, sealing: &Sealing, serial: &str, user: User, pin: &[u8]) -> Result<KeyBlob> {
+        self.one_at_a_time(|| pins::seal(sealing.unit(), &owner(serial, user), pin))
     }
 
     /// Runs what hashes a PIN. Those who wait are few: a flood of logins is refused, not queued.
@@ -387,7 +426,7 @@ impl Tokens {
             let _hashing = self.hashing.lock().unwrap_or_else(PoisonError::into_inner);
             hash()
         } else {
-            Err(Error::new(CKR_FUNCTION_FAILED, "too many logins at the same time; try again"))
+            Err(Error::passing(CKR_FUNCTION_FAILED, "too many logins at the same time; try again"))
         };
         self.waiting.fetch_sub(1, Ordering::Relaxed);
         outcome
@@ -395,10 +434,17 @@ impl Tokens {
 
     /// Whose grant it is, if it is still good.
     fn open_grant(&self, grant: &Grant) -> Result<(String, User)> {
-        let void =
-            || Error::new(CKR_USER_NOT_LOGGED_IN, "the login is void: the PIN was changed; log in again");
+        let void = || {
+            Error::new(
+                CKR_USER_NOT_LOGGED_IN,
+                "the login is void since the PIN or the master key was changed: log in again",
+            )
+        };
         let blob = KeyBlob::parse(&grant.0).map_err(|_| void())?;
-        let (clear, fields) = self.region.unit()?.unseal(&blob)?;
+        let (clear, fields) = self.region.unit()?.unseal(&blob).map_err(|error| match error.code {
+            vendor::CKR_IBM_WKID_MISMATCH => void(),
+            _ => error,
+        })?;
         let serial = fields.get(GRANT_SERIAL).and_then(|bytes| str::from_utf8(bytes).ok());
         let (true, Some(serial), Some(user), Some(pin)) =
             (clear.contains(GRANT), serial, fields.bool(GRANT_USER), fields.get(GRANT_PIN))
@@ -436,30 +482,16 @@ impl Tokens {
         id: &str,
     ) -> Result<(Record, Attributes)> {
         let record = self.region.keystore().get(kind, id).map_err(from_keystore)?.ok_or_else(gone)?;
-        let (_, _, attributes) = self.stored_object(serial, &record)?;
+        let (_, _, attributes) = stored_object(&*self.region.unit()?, serial, &record)?;
         self.permit(serial, grant, &attributes)?;
         Ok((record, attributes))
-    }
-
-    /// A stored object, if it is what was stored there.
-    fn stored_object(&self, serial: &str, record: &Record) -> Result<(ObjectId, KeyBlob, Attributes)> {
-        let moved = || Error::new(CKR_DEVICE_ERROR, "the stored object was altered or moved");
-        let id = object_id(&record.id)?;
-        let (blob, binding) = record.body.split_last_chunk::<32>().ok_or_else(moved)?;
-        let object = KeyBlob::parse(blob)?;
-        let expected = self.region.unit()?.bind(&[serial.as_bytes(), &id], &object)?;
-        if !bool::from(expected.ct_eq(binding)) {
-            return Err(moved());
-        }
-        let attributes = object.attributes()?;
-        Ok((id, object, attributes))
     }
 
     /// Closes a destroyed object in the units.
     fn forget(&self, record: &Record) {
         let blob = record.body.split_last_chunk::<32>().and_then(|(blob, _)| KeyBlob::parse(blob).ok());
-        for unit in self.region.units() {
-            blob.iter().for_each(|blob| unit.forget(blob));
+        for installed in self.region.units().iter() {
+            blob.iter().for_each(|blob| installed.unit.forget(blob));
         }
     }
 
@@ -469,6 +501,7 @@ impl Tokens {
         &self,
         serial: &str,
         kind: &str,
+        sealing: Option<&Sealing>,
         mut prepare: impl FnMut(&Self) -> Result<Write>,
     ) -> Result<u64> {
         loop {
@@ -477,7 +510,11 @@ impl Tokens {
             let create = write.expect == Expect::Absent;
             let expect = Expect::Version(version);
             let token = Write { kind: TOKEN.into(), id: serial.to_owned(), expect, effect: Effect::Keep };
-            match self.region.keystore().commit(vec![token, write]) {
+            let committed = match sealing {
+                Some(sealing) => self.region.commit_sealed(sealing, vec![token, write]),
+                None => self.region.keystore().commit(vec![token, unstage(kind, &write.id), write]),
+            };
+            match committed {
                 Err(keystore::Error::Conflict { kind: conflict, .. }) if conflict == kind && create => {
                     return Err(gone());
                 }
@@ -513,6 +550,7 @@ impl Tokens {
         let objects = self.region.keystore().scan(&kind).map_err(from_keystore)?;
         for record in &objects {
             let (kind, id) = (kind.clone(), record.id.clone());
+            writes.push(unstage(&kind, &id));
             writes.push(Write { kind, id, expect: Expect::Version(record.version), effect: Effect::Delete });
         }
         match self.region.keystore().commit(writes) {
@@ -525,14 +563,39 @@ impl Tokens {
         self.region.keystore().erase_log().map_err(from_keystore)
     }
 
-    /// Changes a token's record if `change` says so; again if somebody else changed it meanwhile.
-    fn update(&self, serial: &str, mut change: impl FnMut(&mut StoredToken) -> Result<bool>) -> Result<()> {
+    /// Changes a token's record if `change` says so; again if somebody else changed it meanwhile. `sealing` is
+    /// what a new PIN record in it was sealed with.
+    fn update(
+        &self,
+        serial: &str,
+        sealing: Option<&Sealing>,
+        change: impl FnMut(&mut StoredToken) -> Result<bool>,
+    ) -> Result<()> {
+        let commit = |writes| match sealing {
+            Some(sealing) => self.region.commit_sealed(sealing, writes),
+            None => self.region.keystore().commit(writes),
+        };
+        self.change(serial, change, commit)
+    }
+
+    /// Changes what is counted: with the failover region lost, people must still be able to log in.
+    fn count(&self, serial: &str, change: impl FnMut(&mut StoredToken) -> Result<bool>) -> Result<()> {
+        self.change(serial, change, |writes| self.region.keystore().commit_as(writes, Importance::Passing))
+    }
+
+    fn change(
+        &self,
+        serial: &str,
+        mut change: impl FnMut(&mut StoredToken) -> Result<bool>,
+        commit: impl Fn(Vec<Write>) -> keystore::Result<u64>,
+    ) -> Result<()> {
         loop {
             let (mut token, version) = self.read(serial)?;
             if !change(&mut token)? {
                 return Ok(());
             }
-            match self.region.keystore().commit(vec![write(serial, Expect::Version(version), &token)?]) {
+            let writes = vec![write(serial, Expect::Version(version), &token)?];
+            match commit(writes) {
                 Err(keystore::Error::Conflict { .. }) => {}
                 outcome => return outcome.map(|_| ()).map_err(from_keystore),
             }
@@ -592,6 +655,31 @@ fn write(serial: &str, expect: Expect, token: &StoredToken) -> Result<Write> {
     Ok(Write { kind: TOKEN.into(), id: serial.to_owned(), expect, effect: Effect::Put(body) })
 }
 
+/// A stored object, if it is what was stored there.
+fn stored_object(
+    unit: &CryptoUnit,
+    serial: &str,
+    record: &Record,
+) -> Result<(ObjectId, KeyBlob, Attributes)> {
+    let moved = || Error::new(CKR_DEVICE_ERROR, "the stored object was altered or moved");
+    let id = object_id(&record.id)?;
+    let (blob, binding) = record.body.split_last_chunk::<32>().ok_or_else(moved)?;
+    let object = KeyBlob::parse(blob)?;
+    let pattern = unit.verification_pattern();
+    if pattern.is_none_or(|pattern| pattern.wrapping_key_id() != object.wrapping_key_id()) {
+        return Err(Error::passing(
+            vendor::CKR_IBM_WKID_MISMATCH,
+            "the stored object is under a master key that is not the unit's current one",
+        ));
+    }
+    let expected = unit.bind(&[serial.as_bytes(), &id], &object)?;
+    if !bool::from(expected.ct_eq(binding)) {
+        return Err(moved());
+    }
+    let attributes = object.attributes()?;
+    Ok((id, object, attributes))
+}
+
 fn object_id(id: &str) -> Result<ObjectId> {
     let mut bytes = [0; 16];
     hex::decode_to_slice(id, &mut bytes)
@@ -602,11 +690,6 @@ fn object_id(id: &str) -> Result<ObjectId> {
 /// Whose PIN a record holds.
 fn owner(serial: &str, user: User) -> Vec<u8> {
     format!("{serial}/{user:?}").into_bytes()
-}
-
-/// The kind under which a token's objects are stored.
-fn objects_of(serial: &str) -> String {
-    format!("object/{serial}")
 }
 
 fn no_user_pin() -> Error {
@@ -620,10 +703,6 @@ fn gone() -> Error {
     )
 }
 
-fn from_keystore(error: keystore::Error) -> Error {
-    Error::new(CKR_DEVICE_ERROR, error.to_string())
-}
-
 /// The longest label, in bytes.
 pub const LABEL_BYTES: usize = 32;
 /// Wrong PINs in a row at which a PIN is locked.
@@ -633,7 +712,7 @@ const MAX_TOKENS: usize = 1000;
 const MAX_WAITING: usize = 64;
 const LOCK_CHECKS: u32 = 20;
 const LOCK_CHECK_INTERVAL: Duration = Duration::from_millis(25);
-const TOKEN: &str = "token";
+const TOKEN: &str = stored_keys::TOKEN;
 
 // Field numbers of a grant.
 const GRANT: u64 = CKA_VENDOR_DEFINED | 0x4853_0003;

@@ -22,7 +22,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
-use aws_lc_rs::hkdf;
+use aws_lc_rs::{hkdf, hmac};
 use zeroize::Zeroizing;
 
 use super::attributes::Attributes;
@@ -113,6 +113,20 @@ impl KeyBlob {
             .map_err(|_| altered())?
             .len();
         Ok((self.attributes()?, Attributes::decode(&plaintext[..len])?))
+    }
+
+    /// Ties the blob to a place: a MAC of both under a key of the master key's.
+    pub(super) fn binding(&self, master_key: &MasterKey, place: &[&[u8]]) -> [u8; 32] {
+        let salt = hmac::Key::new(hmac::HMAC_SHA256, master_key.expose_secret());
+        let key = hmac::sign(&salt, b"hsm-emulator record binding 1");
+        let mut context = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, key.as_ref()));
+        for part in place.iter().chain([&self.as_bytes()]) {
+            context.update(&(part.len() as u64).to_be_bytes());
+            context.update(part);
+        }
+        let mut binding = [0; 32];
+        binding.copy_from_slice(context.sign().as_ref());
+        binding
     }
 
     /// Checks the structure; the end of the clear attributes.

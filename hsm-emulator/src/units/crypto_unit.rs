@@ -3,46 +3,67 @@
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use arc_swap::ArcSwap;
-use aws_lc_rs::hmac;
+use arc_swap::{ArcSwap, Guard};
+use der::Encode;
+use der::asn1::OctetString;
 
+use super::administration::{self, Administration, Verified, permission};
+use super::administrator::generate_signature_key;
 use super::attributes::Attributes;
 use super::blob::KeyBlob;
-use super::error::Result;
-use super::importer_key::{self, ImporterKey, TransportedKey};
+use super::command::{
+    self, Command, CommandBlock, RegisterState, RegisterStatus, Request, UnitStatus, UnitType,
+};
+use super::error::{Error, Result, vendor};
+use super::importer_key::{ImporterKey, TransportedKey};
 use super::key_cache::{KeyCache, OpenObject};
-use super::master_key::{Registers, VerificationPattern};
+use super::master_key::{KeyPart, MasterKey, NewRegister, Registers, VerificationPattern};
 use super::random;
+use super::refusal::Refusal;
+use super::rotation::{Rotation, Verifier};
 use super::sealed_state::{StateFile, UnitState};
 
 /// A crypto unit. All methods may be called from any thread at once; reading the registers takes no lock.
 pub struct CryptoUnit {
-    serial: String,
-    location: String,
-    registers: ArcSwap<Registers>,
-    /// Held while the registers change: what is on the disk is what is in the memory.
-    changing: Mutex<()>,
-    file: StateFile,
+    state: ArcSwap<UnitState>,
+    /// Held while the state changes: what is on the disk is what is in the memory. Inside, the importer key of
+    /// the load that is under way.
+    changing: Mutex<Option<ImporterKey>>,
+    /// `None` if the unit is damaged: then nothing of it can be read, and nothing written.
+    file: Option<StateFile>,
     open_objects: KeyCache,
 }
 
 impl CryptoUnit {
-    /// A new unit with empty registers, in its own directory.
+    /// A new unit in its own directory: in imprint mode, with empty registers and these control points.
     ///
     /// # Errors
     /// `CKR_DEVICE_ERROR` if the disk refuses.
-    pub fn create(dir: &Path, location: &str) -> Result<Self> {
-        let serial = hex::encode_upper(random::array::<4>()?);
-        let unit = Self {
-            serial,
+    pub fn create(dir: &Path, location: &str, unit_type: UnitType, control_points: &[u32]) -> Result<Self> {
+        let state = UnitState {
+            serial: hex::encode_upper(random::array::<4>()?),
             location: location.to_owned(),
-            registers: ArcSwap::default(),
-            changing: Mutex::new(()),
-            file: StateFile::create(dir)?,
-            open_objects: KeyCache::new(),
+            unit_type,
+            module_key: None,
+            administration: Administration::imprint(control_points.to_vec()),
+            registers: Registers::default(),
         };
-        unit.change(Ok)?;
-        Ok(unit)
+        let file = StateFile::create(dir)?;
+        file.store(&state)?;
+        Ok(Self::with(state, Some(file)))
+    }
+
+    /// A unit whose state does not open, known by what stands on its outside. It holds nothing and obeys nobody.
+    pub fn damaged(serial: String, location: String, unit_type: UnitType) -> Self {
+        let administration = Administration::imprint(Vec::new());
+        let registers = Registers::default();
+        let state = UnitState { serial, location, unit_type, module_key: None, administration, registers };
+        Self::with(state, None)
+    }
+
+    /// Is it one whose state does not open?
+    pub fn is_damaged(&self) -> bool {
+        self.file.is_none()
     }
 
     /// An existing unit.
@@ -51,85 +72,198 @@ impl CryptoUnit {
     /// `CKR_IBM_TRANSPORT_INVALID` if its sealed state was altered, `CKR_DEVICE_ERROR` if it cannot be read.
     pub fn open(dir: &Path) -> Result<Self> {
         let file = StateFile::open(dir)?;
-        let state = file.load()?;
-        Ok(Self {
-            serial: state.serial,
-            location: state.location,
-            registers: ArcSwap::from_pointee(state.registers),
-            changing: Mutex::new(()),
+        Ok(Self::with(file.load()?, Some(file)))
+    }
+
+    fn with(state: UnitState, file: Option<StateFile>) -> Self {
+        Self {
+            state: ArcSwap::from_pointee(state),
+            changing: Mutex::new(None),
             file,
             open_objects: KeyCache::new(),
-        })
+        }
     }
 
     /// Eight characters.
-    pub fn serial(&self) -> &str {
-        &self.serial
+    pub fn serial(&self) -> String {
+        self.state.load().serial.clone()
     }
 
     /// Such as `[us-south].[AZ1-CS1].[00].[01]`.
-    pub fn location(&self) -> &str {
-        &self.location
+    pub fn location(&self) -> String {
+        self.state.load().location.clone()
+    }
+
+    /// What the unit is for.
+    pub fn unit_type(&self) -> UnitType {
+        self.state.load().unit_type
     }
 
     /// The verification pattern of the current master key; `None` if the register is empty.
     pub fn verification_pattern(&self) -> Option<VerificationPattern> {
-        self.registers.load().current.as_ref().map(|key| *key.verification_pattern())
+        self.state.load().registers.current.as_ref().map(|key| *key.verification_pattern())
     }
 
-    /// Generates a random master key in the empty current register.
+    /// The verification pattern of the committed master key in the new register, if there is one.
+    pub fn committed_pattern(&self) -> Option<VerificationPattern> {
+        self.state.load().registers.committed().map(|key| *key.verification_pattern())
+    }
+
+    /// Everything about the unit that may be seen.
     ///
     /// # Errors
-    /// `CKR_ACTION_PROHIBITED` if the register is not empty.
+    /// `CKR_DEVICE_ERROR` if it cannot be encoded.
+    pub fn status(&self) -> Result<UnitStatus> {
+        let failed = |_| Error::new(cryptoki_sys::CKR_DEVICE_ERROR, "the unit's status cannot be encoded");
+        self.state.load().status().map_err(failed)
+    }
+
+    /// At the factory, before there are administrators: a random master key in the empty current register.
+    ///
+    /// # Errors
+    /// `CKR_ACTION_PROHIBITED` once the unit has left imprint mode or has a key.
     pub fn generate_master_key(&self) -> Result<()> {
-        self.change(Registers::generate)
+        self.equip(MasterKey::generate()?)
     }
 
-    /// Exports the current master key to the unit that made this importer key.
+    /// At the factory: takes over the current master key of another unit, by an importer key of its own.
     ///
     /// # Errors
-    /// `CKR_IBM_WK_NOT_INITIALIZED` if there is none.
-    pub fn export_master_key(&self, importer_public_key: &[u8]) -> Result<TransportedKey> {
-        importer_key::export(self.registers.load().current()?, importer_public_key)
+    /// As [`Self::generate_master_key`]; `CKR_IBM_WK_NOT_INITIALIZED` if the other unit has no master key.
+    pub fn receive_master_key(&self, source: &Self) -> Result<()> {
+        let importer = ImporterKey::generate()?;
+        let transported = {
+            let state = source.state.load();
+            TransportedKey::wrap(&state.registers.current()?.to_part(), &importer.public_key())?
+        };
+        self.equip(MasterKey::new(importer.import(&transported)?))
     }
 
-    /// A fresh key for receiving a master key.
-    ///
-    /// # Errors
-    /// `CKR_DEVICE_ERROR` without randomness.
-    pub fn importer_key(&self) -> Result<ImporterKey> {
-        ImporterKey::generate()
+    fn equip(&self, key: MasterKey) -> Result<()> {
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = UnitState::clone(&self.state.load());
+        if !state.administration.in_imprint_mode() || state.registers.current.is_some() {
+            return Err(Error::new(
+                cryptoki_sys::CKR_ACTION_PROHIBITED,
+                "the unit has administrators or a master key already",
+            ));
+        }
+        state.registers.current = Some(key);
+        self.store(state)
     }
 
-    /// Loads a transported master key into the new register.
+    /// Carries out an administrative command, if its signatures are right and enough. The answer, a refusal
+    /// too, is signed by the module key.
     ///
     /// # Errors
-    /// `CKR_IBM_TRANSPORT_INVALID` if it was altered.
-    pub fn import_master_key(
+    /// `CKR_ARGUMENTS_BAD` for bytes that are no command, `CKR_DEVICE_ERROR` if the disk refuses.
+    pub fn execute(&self, request: &[u8]) -> Result<Executed> {
+        let (parsed, block) = Request::parse(request).ok_or_else(|| {
+            Error::new(cryptoki_sys::CKR_ARGUMENTS_BAD, "the request is no administrative command")
+        })?;
+        let mut importer = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.state.load().module_key.is_none() {
+            let mut state = UnitState::clone(&self.state.load());
+            state.module_key = Some(generate_signature_key()?);
+            self.store(state)?;
+        }
+        let outcome = match &block {
+            Ok(block) if block.serial == self.state.load().serial => {
+                self.execute_block(&parsed, block, &mut importer)?
+            }
+            Ok(_) => Err(Refusal::MALFORMED),
+            Err(refusal) => Err(*refusal),
+        };
+        let state = self.state.load();
+        let failed = |_| Error::new(cryptoki_sys::CKR_DEVICE_ERROR, "the unit's answer cannot be encoded");
+        match &state.module_key {
+            Some(key) => {
+                let response = command::answer(key, &state.serial, request, &outcome).map_err(failed)?;
+                Ok(Executed { response, outcome })
+            }
+            None => Err(Error::new(cryptoki_sys::CKR_DEVICE_ERROR, "the unit has no module key")),
+        }
+    }
+
+    /// Outside, failures of the machine; inside, the unit's decision and what it answers.
+    fn execute_block(
         &self,
-        importer: ImporterKey,
-        key: &TransportedKey,
-    ) -> Result<VerificationPattern> {
-        let key = importer.import(key)?;
-        let pattern = *key.verification_pattern();
-        self.change(|registers| Ok(registers.load(key)))?;
-        Ok(pattern)
+        request: &Request,
+        block: &CommandBlock,
+        importer: &mut Option<ImporterKey>,
+    ) -> Result<Result<Vec<u8>, Refusal>> {
+        let before = self.state.load_full();
+        if block.command == Command::Query {
+            return Ok(before.status().and_then(|status| status.to_der()).map_err(|_| Refusal::INTERNAL));
+        }
+        let verified = match before.administration.verify(request, block) {
+            Ok(verified) => verified,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
+        let outcome = carry_out(&before, &verified, importer)?;
+        let (mut state, answer) = match outcome {
+            Ok((state, answer)) => (state, Ok(answer)),
+            Err(refusal) => (UnitState::clone(&before), Err(refusal)),
+        };
+        state.administration.counter = block.counter;
+        self.store(state)?;
+        Ok(answer)
     }
 
-    /// Commits the pending master key; the caller names its verification pattern.
-    ///
-    /// # Errors
-    /// `CKR_ACTION_PROHIBITED` if it is not pending.
-    pub fn commit_master_key(&self, pattern: &VerificationPattern) -> Result<()> {
-        self.change(|registers| registers.commit(pattern))
+    /// Disk first: the registers that other threads see are always durable.
+    fn store(&self, state: UnitState) -> Result<()> {
+        let file = self.file.as_ref().ok_or_else(|| {
+            Error::new(
+                vendor::CKR_IBM_TRANSPORT_INVALID,
+                "the unit is damaged: its sealed state does not open",
+            )
+        })?;
+        file.store(&state)?;
+        let before = self.state.swap(Arc::new(state));
+        let after = self.verification_pattern();
+        if before.registers.current.as_ref().map(|key| *key.verification_pattern()) != after {
+            self.open_objects.wipe();
+        }
+        Ok(())
     }
 
-    /// Makes the committed master key the current one.
+    fn registers(&self) -> Guard<Arc<UnitState>> {
+        self.state.load()
+    }
+
+    /// Re-encrypts a blob under the committed master key of the new register. The new blob opens once that key has
+    /// become the current one, the old one until then.
     ///
     /// # Errors
-    /// `CKR_ACTION_PROHIBITED` if none is committed.
-    pub fn set_immediate(&self) -> Result<()> {
-        self.change(Registers::set_immediate)
+    /// `CKR_IBM_WK_NOT_INITIALIZED` without both keys, `CKR_IBM_WKID_MISMATCH` and `CKR_IBM_BLOBKEY_CONFLICT` for
+    /// a blob that the current key does not open.
+    pub fn rewrap(&self, blob: &KeyBlob) -> Result<KeyBlob> {
+        self.rotation()?.rewrap(blob)
+    }
+
+    /// The current master key and the committed one that is to follow it.
+    ///
+    /// # Errors
+    /// `CKR_IBM_WK_NOT_INITIALIZED` without both.
+    pub fn rotation(&self) -> Result<Rotation> {
+        let state = self.registers();
+        let committed = state.registers.committed().ok_or_else(|| {
+            Error::new(vendor::CKR_IBM_WK_NOT_INITIALIZED, "the unit has no committed new master key")
+        })?;
+        Ok(Rotation::new(state.registers.current()?.clone(), committed.clone()))
+    }
+
+    /// For blobs under the master key with this pattern, if it is the current one or the committed one.
+    pub fn verifier(&self, pattern: &VerificationPattern) -> Option<Verifier> {
+        let state = self.registers();
+        let held = [state.registers.current.as_ref(), state.registers.committed()];
+        let key = held.into_iter().flatten().find(|key| key.verification_pattern() == pattern)?;
+        Some(Verifier::new(key.clone()))
+    }
+
+    /// Is this control point set?
+    pub(super) fn has_control_point(&self, point: u32) -> bool {
+        self.registers().administration.control_points.contains(&point)
     }
 
     /// Seals an object under the current master key.
@@ -137,7 +271,7 @@ impl CryptoUnit {
     /// # Errors
     /// `CKR_IBM_WK_NOT_INITIALIZED` without a master key.
     pub fn seal(&self, clear: &Attributes, secret: &Attributes) -> Result<KeyBlob> {
-        KeyBlob::seal(self.registers.load().current()?, clear, secret)
+        KeyBlob::seal(self.registers().registers.current()?, clear, secret)
     }
 
     /// Opens what [`Self::seal`] made: (clear, secret) attributes.
@@ -145,7 +279,7 @@ impl CryptoUnit {
     /// # Errors
     /// `CKR_IBM_WKID_MISMATCH`, `CKR_IBM_BLOBKEY_CONFLICT`, `CKR_IBM_WK_NOT_INITIALIZED`.
     pub fn unseal(&self, blob: &KeyBlob) -> Result<(Attributes, Attributes)> {
-        blob.open(self.registers.load().current()?)
+        blob.open(self.registers().registers.current()?)
     }
 
     /// Ties an object to where it is stored: a MAC of both under a key of the current master key's.
@@ -153,17 +287,7 @@ impl CryptoUnit {
     /// # Errors
     /// `CKR_IBM_WK_NOT_INITIALIZED` without a master key.
     pub fn bind(&self, place: &[&[u8]], blob: &KeyBlob) -> Result<[u8; 32]> {
-        let registers = self.registers.load();
-        let salt = hmac::Key::new(hmac::HMAC_SHA256, registers.current()?.expose_secret());
-        let key = hmac::sign(&salt, b"hsm-emulator record binding 1");
-        let mut context = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, key.as_ref()));
-        for part in place.iter().chain([&blob.as_bytes()]) {
-            context.update(&(part.len() as u64).to_be_bytes());
-            context.update(part);
-        }
-        let mut binding = [0; 32];
-        binding.copy_from_slice(context.sign().as_ref());
-        Ok(binding)
+        Ok(blob.binding(self.registers().registers.current()?, place))
     }
 
     /// Closes an object that has been destroyed, if it is open.
@@ -173,34 +297,203 @@ impl CryptoUnit {
 
     /// The object, ready for use: from the cache if this very blob has been opened before.
     pub(super) fn object(&self, blob: &KeyBlob) -> Result<Arc<OpenObject>> {
-        let registers = self.registers.load();
-        let master_key = registers.current()?;
+        // Before the registers: whatever they lose from here on is not kept open.
+        let generation = self.open_objects.generation();
+        let state = self.registers();
+        let master_key = state.registers.current()?;
         if blob.wrapping_key_id() == master_key.wrapping_key_id()
             && let Some(object) = self.open_objects.get(blob)
         {
             return Ok(object);
         }
-        let generation = self.open_objects.generation();
         let (clear, secret) = blob.open(master_key)?;
         let object = Arc::new(OpenObject::new(clear, &secret)?);
         self.open_objects.insert(blob, &object, generation);
         Ok(object)
     }
+}
 
-    /// Disk first: the registers that other threads see are always durable.
-    fn change(&self, change: impl FnOnce(Registers) -> Result<Registers>) -> Result<()> {
-        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
-        let registers = change(Registers::clone(&self.registers.load()))?;
-        let state = UnitState { serial: self.serial.clone(), location: self.location.clone(), registers };
-        self.file.store(&state)?;
-        self.registers.store(Arc::new(state.registers));
-        self.open_objects.wipe();
+/// What became of a command.
+#[derive(Clone, Debug)]
+pub struct Executed {
+    /// DER of the signed answer, for the administrator.
+    pub response: Vec<u8>,
+    /// What the answer says.
+    pub outcome: Result<Vec<u8>, Refusal>,
+}
+
+/// What a verified command does to the unit: its new state and what it answers.
+fn carry_out(
+    before: &UnitState,
+    verified: &Verified<'_>,
+    importer: &mut Option<ImporterKey>,
+) -> Result<Result<(UnitState, Vec<u8>), Refusal>> {
+    let mut state = before.clone();
+    let administration = &before.administration;
+    let registers = before.registers.clone();
+    let mut answer = Vec::new();
+    let step = || -> Result<(), Refused> {
+        match verified.command() {
+            Command::Query => {}
+            Command::AddAdministrator(new) => {
+                state.administration = administration.with_administrator(new)?
+            }
+            Command::RemoveAdministrator(id) => {
+                state.administration = administration.without_administrator(id)?;
+            }
+            Command::SetAttributes(attributes) => {
+                state.administration = administration.with_attributes(attributes)?;
+                if !administration::fits(before.unit_type, state.administration.permissions) {
+                    return Err(Refusal::ATTRIBUTE_NOT_PERMITTED.into());
+                }
+            }
+            Command::SetControlPoints(points) => {
+                state.administration = administration.with_control_points(points)?;
+            }
+            Command::ReplaceControlPoints(points) => {
+                state.administration = administration.with_all_control_points(points)?;
+            }
+            Command::DeleteControlPoints(_) => return Err(Refusal::CONTROL_POINT_NOT_RESETTABLE.into()),
+            Command::GenerateImporterKey => {
+                let key = ImporterKey::generate()?;
+                answer = key.public_key();
+                *importer = Some(key);
+            }
+            Command::GenerateMasterKey => {
+                if !administration.permits(permission::RANDOM) {
+                    return Err(Refusal::RANDOM_NOT_PERMITTED.into());
+                }
+                let key = MasterKey::generate()?;
+                answer = key.verification_pattern().as_bytes().to_vec();
+                state.registers = registers.generate(key)?;
+            }
+            Command::ExportCurrent(target) => {
+                let key = registers.current.as_ref().ok_or(Refusal::NO_CURRENT_KEY);
+                answer = export(administration, key, target)?;
+            }
+            Command::ExportPending(target) => {
+                answer = export(administration, registers.pending().ok_or(Refusal::NO_PENDING_KEY), target)?;
+            }
+            Command::ImportMasterKey(parts) => {
+                let key = import(administration, importer, parts)?;
+                answer = key.verification_pattern().as_bytes().to_vec();
+                state.registers = registers.load(key)?;
+            }
+            Command::CommitMasterKey(pattern) => state.registers = registers.commit(pattern)?,
+            Command::SetImmediate => {
+                state.registers = registers.set_immediate()?;
+                let current = state.registers.current.as_ref();
+                answer = current.map_or(Vec::new(), |key| key.verification_pattern().as_bytes().to_vec());
+            }
+            Command::ClearNew => state.registers = registers.clear_new(),
+            Command::ClearCurrent => state.registers = registers.clear_current(),
+            Command::Zeroize => {
+                state.administration = administration.zeroized();
+                state.registers = Registers::default();
+                *importer = None;
+            }
+        }
         Ok(())
+    };
+    match step() {
+        Ok(()) => Ok(Ok((state, answer))),
+        Err(Refused::ByUnit(refusal)) => Ok(Err(refusal)),
+        Err(Refused::ByMachine(error)) => Err(error),
+    }
+}
+
+/// The unit's own decision, or a failure underneath.
+enum Refused {
+    ByUnit(Refusal),
+    ByMachine(Error),
+}
+
+impl From<Refusal> for Refused {
+    fn from(refusal: Refusal) -> Self {
+        Self::ByUnit(refusal)
+    }
+}
+
+impl From<Error> for Refused {
+    fn from(error: Error) -> Self {
+        Self::ByMachine(error)
+    }
+}
+
+fn export(
+    administration: &Administration,
+    key: Result<&MasterKey, Refusal>,
+    target: &[u8],
+) -> Result<Vec<u8>, Refused> {
+    if !administration.permits(permission::EXPORT) {
+        return Err(Refusal::EXPORT_NOT_PERMITTED.into());
+    }
+    let transported = TransportedKey::wrap(&key?.to_part(), target).map_err(|_| Refusal::MALFORMED)?;
+    Ok(transported.to_der().map_err(|_| Refusal::INTERNAL)?)
+}
+
+fn import(
+    administration: &Administration,
+    importer: &mut Option<ImporterKey>,
+    parts: &[TransportedKey],
+) -> Result<MasterKey, Refusal> {
+    if !administration.permits(permission::IMPORT) {
+        return Err(Refusal::IMPORT_NOT_PERMITTED);
+    }
+    if parts.len() == 1 && !administration.permits(permission::SINGLE_PART) {
+        return Err(Refusal::SINGLE_PART_NOT_PERMITTED);
+    }
+    if !(1..=MAX_KEY_PARTS).contains(&parts.len()) {
+        return Err(Refusal::PARTS_INVALID);
+    }
+    // One importer key, one load: whatever becomes of it.
+    let importer = importer.take().ok_or(Refusal::NO_IMPORTER_KEY)?;
+    let parts: Vec<KeyPart> = parts
+        .iter()
+        .map(|part| importer.import(part))
+        .collect::<Result<_>>()
+        .map_err(|_| Refusal::PARTS_INVALID)?;
+    MasterKey::from_parts(&parts).ok_or(Refusal::PARTS_INVALID)
+}
+
+impl UnitState {
+    fn status(&self) -> der::Result<UnitStatus> {
+        let register = |state, key: Option<&MasterKey>| -> der::Result<_> {
+            let pattern = key.map_or([0; 32], |key| *key.verification_pattern().as_bytes());
+            Ok(RegisterStatus { state, pattern: OctetString::new(pattern.as_slice())? })
+        };
+        let current = self.registers.current.as_ref();
+        let new = match self.registers.new {
+            NewRegister::Empty => RegisterState::Empty,
+            NewRegister::FullUncommitted(_) => RegisterState::FullUncommitted,
+            NewRegister::FullCommitted(_) => RegisterState::FullCommitted,
+        };
+        let module_key = self.module_key.as_ref().map(|key| key.verifying_key().to_sec1_point(false));
+        Ok(UnitStatus {
+            serial: self.serial.clone(),
+            location: self.location.clone(),
+            unit_type: self.unit_type,
+            counter: self.administration.counter,
+            administrators: self.administration.administrators.clone(),
+            signature_threshold: self.administration.signature_threshold,
+            revocation_threshold: self.administration.revocation_threshold,
+            permissions: self.administration.permissions,
+            control_points: self.administration.control_points.clone(),
+            new_register: register(new, self.registers.pending())?,
+            current_register: register(
+                if current.is_some() { RegisterState::Valid } else { RegisterState::Empty },
+                current,
+            )?,
+            module_key: OctetString::new(module_key.as_ref().map_or(&[][..], |point| point.as_bytes()))?,
+        })
     }
 }
 
 impl std::fmt::Debug for CryptoUnit {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("CryptoUnit").field("serial", &self.serial).finish_non_exhaustive()
+        f.debug_struct("CryptoUnit").field("serial", &self.serial()).finish_non_exhaustive()
     }
 }
+
+/// The most parts in which one master key is loaded.
+pub const MAX_KEY_PARTS: usize = 3;

@@ -5,10 +5,16 @@ use std::fmt;
 
 use cryptoki_sys::CK_RV;
 
-/// `CKR_VENDOR_DEFINED` codes of IBM's EP11 that the units return.
+/// Codes and mechanisms of IBM's EP11.
 pub mod vendor {
-    use cryptoki_sys::CK_RV;
+    use cryptoki_sys::{CK_MECHANISM_TYPE, CK_RV};
 
+    /// Key derivation after BIP 32 and SLIP 10.
+    pub const CKM_IBM_BTC_DERIVE: CK_MECHANISM_TYPE = 0x8007_0001;
+    /// Schnorr signatures.
+    pub const CKM_IBM_ECDSA_OTHER: CK_MECHANISM_TYPE = 0x8001_0031;
+    /// Ed25519: IBM's name for `CKM_EDDSA` without parameter.
+    pub const CKM_IBM_ED25519_SHA512: CK_MECHANISM_TYPE = 0x8001_001c;
     /// The blob is sealed under a master key that is not the current one.
     pub const CKR_IBM_WKID_MISMATCH: CK_RV = 0x8001_0001;
     /// The current master key register is empty.
@@ -27,6 +33,8 @@ pub struct Error {
     pub code: CK_RV,
     /// What was wrong, with which object, what to do. Never a secret.
     pub message: Cow<'static, str>,
+    /// May the same call succeed when it is repeated?
+    pub retry: bool,
 }
 
 impl fmt::Debug for Error {
@@ -38,7 +46,13 @@ impl fmt::Debug for Error {
 impl Error {
     /// An error with its return code.
     pub fn new(code: CK_RV, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { code, message: message.into() }
+        let retry = code == vendor::CKR_IBM_WK_NOT_INITIALIZED;
+        Self { code, message: message.into(), retry }
+    }
+
+    /// An error that may be gone at the next try.
+    pub fn passing(code: CK_RV, message: impl Into<Cow<'static, str>>) -> Self {
+        Self { retry: true, ..Self::new(code, message) }
     }
 }
 

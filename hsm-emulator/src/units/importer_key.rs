@@ -6,36 +6,51 @@
 
 use aes_kw::{KeyInit, KwAes256};
 use aws_lc_rs::digest;
+use der::Sequence;
+use der::asn1::OctetString;
 use p521::elliptic_curve::sec1::ToSec1Point;
 use p521::{PublicKey, SecretKey};
 use zeroize::Zeroizing;
 
 use super::error::{Error, Result, vendor};
-use super::master_key::{MASTER_KEY_BYTES, MasterKey};
+use super::master_key::{KeyPart, MASTER_KEY_BYTES};
 use super::random;
 
-/// The receiving unit's half. Used once.
+/// The receiving unit's half. Used for one master key.
 pub struct ImporterKey(SecretKey);
 
-/// A master key on its way between two units.
-#[derive(Clone, Debug)]
+/// A master key, or a part of one, on its way to a unit.
+#[derive(Clone, Debug, PartialEq, Eq, Sequence)]
 pub struct TransportedKey {
-    ephemeral_key: Vec<u8>,
-    key_material: [u8; 40],
-    wrapped: [u8; MASTER_KEY_BYTES + 8],
+    ephemeral_key: OctetString,
+    key_material: OctetString,
+    wrapped: OctetString,
+}
+
+impl TransportedKey {
+    /// Wraps a key part for the unit that made this importer key (its uncompressed point).
+    ///
+    /// # Errors
+    /// `CKR_IBM_TRANSPORT_INVALID` if that is no importer key.
+    pub fn wrap(part: &KeyPart, importer_public_key: &[u8]) -> Result<Self> {
+        let peer = PublicKey::from_sec1_bytes(importer_public_key).map_err(|_| invalid())?;
+        let ephemeral = ImporterKey::generate()?;
+        let key_material = random::array::<KEY_MATERIAL_BYTES>()?;
+        let kek = transport_key(&ephemeral.0, &peer, &key_material);
+        let mut wrapped = [0; MASTER_KEY_BYTES + 8];
+        kek.wrap_key(part.as_slice(), &mut wrapped).map_err(|_| invalid())?;
+        let octets = |bytes: &[u8]| OctetString::new(bytes).map_err(|_| invalid());
+        Ok(Self {
+            ephemeral_key: octets(&ephemeral.public_key())?,
+            key_material: octets(&key_material)?,
+            wrapped: octets(&wrapped)?,
+        })
+    }
 }
 
 impl ImporterKey {
     pub(super) fn generate() -> Result<Self> {
-        // A random 521-bit string is a scalar below the order with a probability of nearly one half or more.
-        for _ in 0..128 {
-            let mut bytes = Zeroizing::new(random::array::<66>()?);
-            bytes[0] &= 1;
-            if let Ok(key) = SecretKey::from_slice(bytes.as_slice()) {
-                return Ok(Self(key));
-            }
-        }
-        Err(Error::new(cryptoki_sys::CKR_DEVICE_ERROR, "the random number generator gives no valid scalar"))
+        random::p521_scalar(SecretKey::from_slice).map(Self)
     }
 
     /// What the sending unit needs: the uncompressed point.
@@ -43,23 +58,19 @@ impl ImporterKey {
         self.0.public_key().to_sec1_point(false).as_bytes().to_vec()
     }
 
-    pub(super) fn import(self, transported: &TransportedKey) -> Result<MasterKey> {
-        let peer = PublicKey::from_sec1_bytes(&transported.ephemeral_key).map_err(|_| invalid())?;
-        let kek = transport_key(&self.0, &peer, &transported.key_material);
-        let mut key = Box::new(Zeroizing::new([0; MASTER_KEY_BYTES]));
-        kek.unwrap_key(&transported.wrapped, key.as_mut_slice()).map_err(|_| invalid())?;
-        Ok(MasterKey::new(key))
+    pub(super) fn import(&self, transported: &TransportedKey) -> Result<KeyPart> {
+        let peer = PublicKey::from_sec1_bytes(transported.ephemeral_key.as_bytes()).map_err(|_| invalid())?;
+        let wrapped = transported.wrapped.as_bytes();
+        if wrapped.len() != MASTER_KEY_BYTES + 8
+            || transported.key_material.as_bytes().len() != KEY_MATERIAL_BYTES
+        {
+            return Err(invalid());
+        }
+        let kek = transport_key(&self.0, &peer, transported.key_material.as_bytes());
+        let mut part = Box::new(Zeroizing::new([0; MASTER_KEY_BYTES]));
+        kek.unwrap_key(wrapped, part.as_mut_slice()).map_err(|_| invalid())?;
+        Ok(part)
     }
-}
-
-pub(super) fn export(key: &MasterKey, importer_public_key: &[u8]) -> Result<TransportedKey> {
-    let peer = PublicKey::from_sec1_bytes(importer_public_key).map_err(|_| invalid())?;
-    let ephemeral = ImporterKey::generate()?;
-    let key_material = random::array()?;
-    let kek = transport_key(&ephemeral.0, &peer, &key_material);
-    let mut wrapped = [0; MASTER_KEY_BYTES + 8];
-    kek.wrap_key(key.expose_secret(), &mut wrapped).map_err(|_| invalid())?;
-    Ok(TransportedKey { ephemeral_key: ephemeral.public_key(), key_material, wrapped })
 }
 
 fn transport_key(own: &SecretKey, peer: &PublicKey, key_material: &[u8]) -> KwAes256 {
@@ -76,3 +87,5 @@ fn transport_key(own: &SecretKey, peer: &PublicKey, key_material: &[u8]) -> KwAe
 fn invalid() -> Error {
     Error::new(vendor::CKR_IBM_TRANSPORT_INVALID, "the transported master key does not authenticate")
 }
+
+const KEY_MATERIAL_BYTES: usize = 40;

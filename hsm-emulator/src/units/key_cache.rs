@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use cryptoki_sys::{
-    CKA_CLASS, CKA_KEY_TYPE, CKA_VALUE, CKK_EC, CKK_RSA, CKO_PRIVATE_KEY, CKO_PUBLIC_KEY, CKO_SECRET_KEY,
+    CKA_CLASS, CKA_KEY_TYPE, CKA_VALUE, CKK_EC, CKK_EC_EDWARDS, CKK_RSA, CKO_PRIVATE_KEY, CKO_PUBLIC_KEY,
+    CKO_SECRET_KEY,
 };
 use openssl::pkey::{PKey, Private, Public};
 use zeroize::Zeroizing;
@@ -12,7 +13,7 @@ use zeroize::Zeroizing;
 use super::attributes::Attributes;
 use super::blob::KeyBlob;
 use super::error::Result;
-use super::mechanism::{ec, rsa};
+use super::mechanism::{ec, edwards, rsa};
 
 /// An object out of its blob.
 pub(super) struct OpenObject {
@@ -42,8 +43,12 @@ impl OpenObject {
             }
             (Some(CKO_PRIVATE_KEY), Some(CKK_RSA)) => Key::Private(rsa::private_key(&attributes, secrets)?),
             (Some(CKO_PRIVATE_KEY), Some(CKK_EC)) => Key::Private(ec::private_key(&attributes, secrets)?),
+            (Some(CKO_PRIVATE_KEY), Some(CKK_EC_EDWARDS)) => {
+                Key::Private(edwards::private_key(&attributes, secrets)?)
+            }
             (Some(CKO_PUBLIC_KEY), Some(CKK_RSA)) => Key::Public(rsa::public_key(&attributes)?),
             (Some(CKO_PUBLIC_KEY), Some(CKK_EC)) => Key::Public(ec::public_key(&attributes)?),
+            (Some(CKO_PUBLIC_KEY), Some(CKK_EC_EDWARDS)) => Key::Public(edwards::public_key(&attributes)?),
             _ => Key::None,
         };
         Ok(Self { attributes, key })
@@ -68,7 +73,7 @@ impl KeyCache {
         (entry.0 == *blob).then(|| entry.1.clone())
     }
 
-    /// Ask for it before a blob is opened, and hand it to [`Self::insert`].
+    /// Ask for it before looking for the master key that opens a blob, and hand it to [`Self::insert`].
     pub fn generation(&self) -> u64 {
         self.generation.load(Ordering::SeqCst)
     }

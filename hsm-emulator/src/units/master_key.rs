@@ -8,6 +8,10 @@ use zeroize::Zeroizing;
 
 use super::error::{Error, Result, vendor};
 use super::random;
+use super::refusal::Refusal;
+
+/// A part of a master key, or a whole one.
+pub type KeyPart = Box<Zeroizing<[u8; MASTER_KEY_BYTES]>>;
 
 /// A 256-bit AES key under which everything that leaves a unit is sealed.
 #[derive(Clone)]
@@ -25,29 +29,21 @@ impl MasterKey {
     }
 
     /// A master key with this value.
-    pub fn new(key: Box<Zeroizing<[u8; MASTER_KEY_BYTES]>>) -> Self {
+    pub fn new(key: KeyPart) -> Self {
         let pattern = VerificationPattern::of(&key);
         Self { key, pattern }
     }
 
-    /// Combines two or three key parts by XOR, as the unit does when it imports them.
-    ///
-    /// # Errors
-    /// `CKR_ARGUMENTS_BAD` for another number of parts, or if they cancel out.
-    pub fn from_parts(parts: &[Box<Zeroizing<[u8; MASTER_KEY_BYTES]>>]) -> Result<Self> {
-        if !(2..=3).contains(&parts.len()) {
-            return Err(Error::new(cryptoki_sys::CKR_ARGUMENTS_BAD, "a master key has 2 or 3 parts"));
-        }
+    /// Combines key parts by XOR, as the unit does when it imports them; `None` if they cancel out.
+    pub fn from_parts(parts: &[KeyPart]) -> Option<Self> {
         let mut key = Box::new(Zeroizing::new([0; MASTER_KEY_BYTES]));
         for part in parts {
             for (byte, other) in key.iter_mut().zip(part.iter()) {
                 *byte ^= other;
             }
         }
-        if bool::from(key.as_slice().ct_eq(&[0; MASTER_KEY_BYTES])) {
-            return Err(Error::new(cryptoki_sys::CKR_ARGUMENTS_BAD, "the key parts cancel each other out"));
-        }
-        Ok(Self::new(key))
+        let cancelled = bool::from(key.as_slice().ct_eq(&[0; MASTER_KEY_BYTES]));
+        (!cancelled).then(|| Self::new(key))
     }
 
     /// What may be shown of it.
@@ -55,9 +51,14 @@ impl MasterKey {
         &self.pattern
     }
 
-    /// The first 16 bytes of the verification pattern: what a key blob carries.
+    /// The verification pattern's.
     pub fn wrapping_key_id(&self) -> &[u8] {
-        &self.pattern.0[..WKID_BYTES]
+        self.pattern.wrapping_key_id()
+    }
+
+    /// The key as a single part, for transport.
+    pub(super) fn to_part(&self) -> KeyPart {
+        self.key.clone()
     }
 
     /// The key itself.
@@ -86,6 +87,21 @@ impl VerificationPattern {
         pattern.copy_from_slice(context.finish().as_ref());
         pattern[COMPARED_BYTES..].fill(0);
         Self(pattern)
+    }
+
+    /// 32 bytes.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        bytes.try_into().ok().map(Self)
+    }
+
+    /// The bytes.
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
+    /// The first 16 bytes: what a key blob carries.
+    pub fn wrapping_key_id(&self) -> &[u8] {
+        &self.0[..WKID_BYTES]
     }
 
     /// 64 hexadecimal digits.
@@ -147,55 +163,73 @@ impl Registers {
         })
     }
 
-    /// A random key in an empty current register (EP11's random generation at first initialisation).
-    ///
-    /// # Errors
-    /// `CKR_ACTION_PROHIBITED` if the register is full.
-    pub fn generate(mut self) -> Result<Self> {
-        if self.current.is_some() {
-            return Err(refused("the current master key register is not empty"));
+    /// A random key: in the current register if that is empty, else in the new one if that is. The key's pattern.
+    pub fn generate(mut self, key: MasterKey) -> Result<Self, Refusal> {
+        if self.current.is_none() {
+            self.current = Some(key);
+        } else if matches!(self.new, NewRegister::Empty) {
+            self.new = NewRegister::FullUncommitted(key);
+        } else {
+            return Err(Refusal::BOTH_REGISTERS_FULL);
         }
-        self.current = Some(MasterKey::generate()?);
         Ok(self)
     }
 
-    /// Loads the new register.
-    pub fn load(mut self, key: MasterKey) -> Self {
+    /// Loads the new register, whatever it held. It must not become what the current register holds.
+    pub fn load(mut self, key: MasterKey) -> Result<Self, Refusal> {
+        if self.current.as_ref().is_some_and(|current| current.verification_pattern() == &key.pattern) {
+            return Err(Refusal::SAME_KEY);
+        }
         self.new = NewRegister::FullUncommitted(key);
-        self
+        Ok(self)
     }
 
     /// `Full Uncommitted` to `Full Committed`, if the caller names the right pattern.
-    ///
-    /// # Errors
-    /// `CKR_ACTION_PROHIBITED` if nothing is pending or the pattern differs.
-    pub fn commit(mut self, pattern: &VerificationPattern) -> Result<Self> {
+    pub fn commit(mut self, pattern: &VerificationPattern) -> Result<Self, Refusal> {
         match self.new {
             NewRegister::FullUncommitted(key) if key.verification_pattern() == pattern => {
                 self.new = NewRegister::FullCommitted(key);
                 Ok(self)
             }
-            NewRegister::FullUncommitted(_) => {
-                Err(refused("the pending master key has another verification pattern"))
-            }
-            _ => Err(refused("no master key waits to be committed")),
+            NewRegister::FullUncommitted(_) => Err(Refusal::PATTERN_MISMATCH),
+            _ => Err(Refusal::NO_PENDING_KEY),
         }
     }
 
     /// Moves the committed key to the current register; what was there is gone.
-    ///
-    /// # Errors
-    /// `CKR_ACTION_PROHIBITED` if no key is committed.
-    pub fn set_immediate(self) -> Result<Self> {
+    pub fn set_immediate(self) -> Result<Self, Refusal> {
         match self.new {
             NewRegister::FullCommitted(key) => Ok(Self { current: Some(key), new: NewRegister::Empty }),
-            _ => Err(refused("no committed master key in the new register")),
+            NewRegister::FullUncommitted(_) => Err(Refusal::NO_COMMITTED_KEY),
+            NewRegister::Empty => Err(Refusal::NO_PENDING_KEY),
         }
     }
-}
 
-fn refused(message: &'static str) -> Error {
-    Error::new(cryptoki_sys::CKR_ACTION_PROHIBITED, message)
+    /// Empties the new register.
+    pub fn clear_new(self) -> Self {
+        Self { new: NewRegister::Empty, ..self }
+    }
+
+    /// Empties the current register: what is sealed under its key can be opened only once it is loaded again.
+    pub fn clear_current(self) -> Self {
+        Self { current: None, ..self }
+    }
+
+    /// The key in the new register, committed or not.
+    pub fn pending(&self) -> Option<&MasterKey> {
+        match &self.new {
+            NewRegister::Empty => None,
+            NewRegister::FullUncommitted(key) | NewRegister::FullCommitted(key) => Some(key),
+        }
+    }
+
+    /// The committed key in the new register.
+    pub fn committed(&self) -> Option<&MasterKey> {
+        match &self.new {
+            NewRegister::FullCommitted(key) => Some(key),
+            _ => None,
+        }
+    }
 }
 
 /// Bytes of a master key.
@@ -223,11 +257,11 @@ mod tests {
             (MasterKey::new(b()), "5c1b924542fecd099a9568826bce5018476b3c2a29944c9c7ff6e47f"),
             (MasterKey::new(c()), "491176b0f443c65a7c7d72df47d6cbc0d04e111fb5a619f60d3e7767"),
             (
-                MasterKey::from_parts(&[a(), b()]).expect("two parts"),
+                MasterKey::from_parts(&[a(), b()]).expect("parts"),
                 "40910b8c96ef4c8fcc342a1c45a4135f7a9376fa4b34890991d4e27d",
             ),
             (
-                MasterKey::from_parts(&[a(), b(), c()]).expect("three parts"),
+                MasterKey::from_parts(&[a(), b(), c()]).expect("parts"),
                 "d921d8da3bfc0e84b38d4b1edba6b463163168c4a0f1562b2d31d684",
             ),
         ];
@@ -238,29 +272,82 @@ mod tests {
     }
 
     #[test]
-    fn equal_parts_and_wrong_counts_are_refused() {
+    fn equal_parts_cancel_out() {
         let a = || part(|_| 0x11);
-        assert!(MasterKey::from_parts(&[a(), a()]).is_err());
-        assert!(MasterKey::from_parts(&[a()]).is_err());
-        assert!(MasterKey::from_parts(&[a(), a(), a(), a()]).is_err());
+        assert!(MasterKey::from_parts(&[a(), a()]).is_none());
+        assert!(MasterKey::from_parts(&[a()]).is_some());
     }
 
+    fn registers(current: u8, new: u8) -> Registers {
+        let key = |byte| MasterKey::new(part(|_| byte));
+        Registers {
+            current: (current == 1).then(|| key(0x11)),
+            new: match new {
+                0 => NewRegister::Empty,
+                1 => NewRegister::FullUncommitted(key(0x22)),
+                _ => NewRegister::FullCommitted(key(0x22)),
+            },
+        }
+    }
+
+    fn states(registers: &Registers) -> (Option<u8>, &'static str, Option<u8>) {
+        let first = |key: &MasterKey| key.expose_secret()[0];
+        let new = match registers.new {
+            NewRegister::Empty => "Empty",
+            NewRegister::FullUncommitted(_) => "Full Uncommitted",
+            NewRegister::FullCommitted(_) => "Full Committed",
+        };
+        (registers.current.as_ref().map(first), new, registers.pending().map(first))
+    }
+
+    /// Every event in every state of the registers: the table of tke.md 1.7, cell by cell.
     #[test]
-    fn a_key_becomes_current_only_by_load_commit_and_set_immediate() {
-        let registers = Registers::default();
-        let key = MasterKey::generate().expect("random");
-        let pattern = *key.verification_pattern();
-        let other = *MasterKey::generate().expect("random").verification_pattern();
-        assert!(registers.clone().commit(&pattern).is_err());
-        let loaded = registers.load(key);
-        assert!(loaded.clone().set_immediate().is_err());
-        assert!(loaded.clone().commit(&other).is_err());
-        let committed = loaded.commit(&pattern).expect("right pattern");
-        assert!(committed.clone().commit(&pattern).is_err());
-        let done = committed.set_immediate().expect("committed");
-        assert_eq!(done.current().expect("valid").verification_pattern(), &pattern);
-        assert!(matches!(done.new, NewRegister::Empty));
-        assert!(done.generate().is_err());
+    fn every_transition_of_the_registers() {
+        let key = |byte| MasterKey::new(part(|_| byte));
+        for current in 0..2 {
+            for new in 0..3 {
+                let before = registers(current, new);
+                let (c, n, p) = states(&before);
+                let outcome = |result: Result<Registers, Refusal>| {
+                    result.map(|r| {
+                        let (c, n, p) = states(&r);
+                        (c, n, p)
+                    })
+                };
+                assert_eq!(outcome(before.clone().load(key(0x33))), Ok((c, "Full Uncommitted", Some(0x33))));
+                let same = outcome(before.clone().load(key(0x11)));
+                let expected = if current == 1 {
+                    Err(Refusal::SAME_KEY)
+                } else {
+                    Ok((None, "Full Uncommitted", Some(0x11)))
+                };
+                assert_eq!(same, expected);
+                let generated = match (current, new) {
+                    (0, _) => Ok((Some(0x44), n, p)),
+                    (_, 0) => Ok((c, "Full Uncommitted", Some(0x44))),
+                    _ => Err(Refusal::BOTH_REGISTERS_FULL),
+                };
+                assert_eq!(outcome(before.clone().generate(key(0x44))), generated);
+                let committed = match new {
+                    1 => Ok((c, "Full Committed", p)),
+                    _ => Err(Refusal::NO_PENDING_KEY),
+                };
+                assert_eq!(outcome(before.clone().commit(key(0x22).verification_pattern())), committed);
+                let mismatched = match new {
+                    1 => Err(Refusal::PATTERN_MISMATCH),
+                    _ => Err(Refusal::NO_PENDING_KEY),
+                };
+                assert_eq!(outcome(before.clone().commit(key(0x55).verification_pattern())), mismatched);
+                let set = match new {
+                    0 => Err(Refusal::NO_PENDING_KEY),
+                    1 => Err(Refusal::NO_COMMITTED_KEY),
+                    _ => Ok((Some(0x22), "Empty", None)),
+                };
+                assert_eq!(outcome(before.clone().set_immediate()), set);
+                assert_eq!(states(&before.clone().clear_new()), (c, "Empty", None));
+                assert_eq!(states(&before.clear_current()), (None, n, p));
+            }
+        }
     }
 
     #[test]

@@ -2,8 +2,12 @@
 //!
 //! Plain synchronous code: no sockets, no runtime, no clock.
 
+pub mod administration;
+mod administrator;
 mod attributes;
 mod blob;
+pub mod command;
+mod control_points;
 mod crypto_unit;
 mod error;
 mod importer_key;
@@ -12,15 +16,21 @@ mod master_key;
 pub mod mechanism;
 mod objects;
 mod operations;
+pub mod quorum;
 pub mod random;
+mod refusal;
 mod root_key;
+mod rotation;
 mod sealed_state;
 mod template;
 
+pub use administrator::{Administrator, MAX_ADMINISTRATORS, SubjectKeyIdentifier, generate_signature_key};
 pub use attributes::Attributes;
 pub use blob::KeyBlob;
-pub use crypto_unit::CryptoUnit;
+pub use crypto_unit::{CryptoUnit, Executed};
 pub use error::{Error, Result, code_name, vendor};
-pub use importer_key::{ImporterKey, TransportedKey};
-pub use master_key::{MASTER_KEY_BYTES, MasterKey, VerificationPattern};
+pub use importer_key::TransportedKey;
+pub use master_key::{KeyPart, MASTER_KEY_BYTES, MasterKey, VerificationPattern};
+pub use refusal::Refusal;
 pub use root_key::MAX_DATA_KEY_BYTES;
+pub use rotation::{Rotation, Verifier};

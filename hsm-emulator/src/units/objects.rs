@@ -1,14 +1,15 @@
 //! The PKCS #11 objects of a unit: made, changed, read. Everything comes out sealed.
 
 use cryptoki_sys::*;
-use openssl::pkey::PKey;
+use openssl::error::ErrorStack;
+use openssl::pkey::{Id, PKey};
 use zeroize::Zeroizing;
 
 use super::attributes::Attributes;
 use super::blob::KeyBlob;
 use super::crypto_unit::CryptoUnit;
 use super::error::{Error, Result};
-use super::mechanism::{Mechanism, aes, digest, ec, rsa};
+use super::mechanism::{Mechanism, aes, digest, ec, edwards, rsa};
 use super::random;
 use super::template::{Draft, Origin, is_secret_key_type};
 
@@ -36,7 +37,7 @@ impl CryptoUnit {
         self.seal_secret_key(draft, &value)
     }
 
-    /// An RSA or EC key pair: (public, private).
+    /// An RSA, EC or Edwards key pair: (public, private).
     ///
     /// # Errors
     /// `CKR_MECHANISM_INVALID`, `CKR_KEY_SIZE_RANGE`, `CKR_CURVE_NOT_SUPPORTED`, and those of the templates.
@@ -46,10 +47,19 @@ impl CryptoUnit {
         public: &Attributes,
         private: &Attributes,
     ) -> Result<(KeyBlob, KeyBlob)> {
-        let origin = Origin::Generated(mechanism.kind);
-        let key_type = match mechanism.kind {
+        let kind = match mechanism.kind {
+            // IBM's clients ask for Ed25519 by its curve.
+            CKM_EC_KEY_PAIR_GEN if public.get(CKA_EC_PARAMS).is_some_and(edwards::is_curve) => {
+                CKM_EC_EDWARDS_KEY_PAIR_GEN
+            }
+            kind => kind,
+        };
+        self.permit_mechanism(kind)?;
+        let origin = Origin::Generated(kind);
+        let key_type = match kind {
             CKM_RSA_PKCS_KEY_PAIR_GEN => CKK_RSA,
             CKM_EC_KEY_PAIR_GEN => CKK_EC,
+            CKM_EC_EDWARDS_KEY_PAIR_GEN => CKK_EC_EDWARDS,
             _ => return Err(no_generator(mechanism)),
         };
         let mut public = Draft::new(public, Some(CKO_PUBLIC_KEY), Some(key_type), origin)?;
@@ -66,9 +76,15 @@ impl CryptoUnit {
                 return Err(Error::new(CKR_TEMPLATE_INCONSISTENT, "the two templates name different curves"));
             }
             private.clear.set(CKA_EC_PARAMS, params);
-            let key = ec::generate(&public.clear)?;
-            ec::describe(&key, &mut public.clear, None)?;
-            ec::describe(&key, &mut private.clear, Some(&mut private.secret))?;
+            if key_type == CKK_EC {
+                let key = ec::generate(&public.clear)?;
+                ec::describe(&key, &mut public.clear, None)?;
+                ec::describe(&key, &mut private.clear, Some(&mut private.secret))?;
+            } else {
+                let key = edwards::generate(&public.clear)?;
+                edwards::describe(&key, &mut public.clear, None)?;
+                edwards::describe(&key, &mut private.clear, Some(&mut private.secret))?;
+            }
         }
         Ok((self.seal(&public.clear, &public.secret)?, self.seal(&private.clear, &private.secret)?))
     }
@@ -79,6 +95,7 @@ impl CryptoUnit {
     /// Those of the template; `CKR_ATTRIBUTE_VALUE_INVALID` if the value is no key.
     pub fn create_object(&self, template: &Attributes) -> Result<KeyBlob> {
         let mut draft = Draft::new(template, None, None, Origin::Created)?;
+        self.permit_key_type(&draft)?;
         match (draft.clear.ulong(CKA_CLASS), draft.clear.ulong(CKA_KEY_TYPE)) {
             (Some(CKO_SECRET_KEY), Some(key_type)) => {
                 let value = draft.secret.remove(CKA_VALUE).ok_or_else(|| incomplete("CKA_VALUE"))?;
@@ -89,6 +106,10 @@ impl CryptoUnit {
                 let bits = rsa::public_key(&draft.clear)?.bits();
                 draft.clear.set_ulong(CKA_MODULUS_BITS, bits.into());
             }
+            (Some(CKO_PUBLIC_KEY), Some(CKK_EC_EDWARDS)) => {
+                let point = edwards::public_key(&draft.clear)?.raw_public_key().map_err(no_key)?;
+                draft.clear.set(CKA_EC_POINT, ec::octet_string(&point));
+            }
             (Some(CKO_PUBLIC_KEY), _) => {
                 ec::public_key(&draft.clear)?;
                 let group = ec::group(&draft.clear)?;
@@ -96,6 +117,9 @@ impl CryptoUnit {
                 draft.clear.set(CKA_EC_POINT, ec::octet_string(ec::point_bytes(&group, point)));
             }
             (Some(CKO_PRIVATE_KEY), Some(CKK_RSA)) => rsa::check_private_key(&draft.clear, &draft.secret)?,
+            (Some(CKO_PRIVATE_KEY), Some(CKK_EC_EDWARDS)) => {
+                drop(edwards::private_key(&draft.clear, &draft.secret)?);
+            }
             (Some(CKO_PRIVATE_KEY), _) => drop(ec::private_key(&draft.clear, &draft.secret)?),
             (Some(CKO_CERTIFICATE), _) if !draft.clear.contains(CKA_CERTIFICATE_TYPE) => {
                 return Err(incomplete("CKA_CERTIFICATE_TYPE"));
@@ -115,21 +139,34 @@ impl CryptoUnit {
         self.seal(&draft.clear, &draft.secret)
     }
 
-    /// The value of a sealed attribute, if the object lets it out.
+    /// The value of an attribute, if the object lets it out.
     ///
     /// # Errors
-    /// `CKR_ATTRIBUTE_SENSITIVE` if the key is sensitive or unextractable, `CKR_ATTRIBUTE_TYPE_INVALID` if the
-    /// object has no such attribute.
-    pub fn sealed_attribute(&self, object: &KeyBlob, kind: CK_ATTRIBUTE_TYPE) -> Result<Zeroizing<Vec<u8>>> {
+    /// `CKR_ATTRIBUTE_SENSITIVE` if it is sealed and the key is sensitive or unextractable,
+    /// `CKR_ATTRIBUTE_TYPE_INVALID` if the object has no such attribute.
+    pub fn attribute(&self, object: &KeyBlob, kind: CK_ATTRIBUTE_TYPE) -> Result<Zeroizing<Vec<u8>>> {
         let (clear, secret) = self.unseal_pkcs11(object)?;
-        let value = secret.get(kind).ok_or_else(|| {
-            Error::new(CKR_ATTRIBUTE_TYPE_INVALID, "the object has no such sealed attribute")
-        })?;
+        if let Some(value) = clear.get(kind) {
+            return Ok(Zeroizing::new(value.to_vec()));
+        }
+        let value = secret
+            .get(kind)
+            .ok_or_else(|| Error::new(CKR_ATTRIBUTE_TYPE_INVALID, "the object has no such attribute"))?;
         let sensitive = clear.bool(CKA_SENSITIVE) == Some(true) || clear.bool(CKA_EXTRACTABLE) == Some(false);
         if sensitive {
             return Err(Error::new(CKR_ATTRIBUTE_SENSITIVE, "the key is sensitive or not extractable"));
         }
         Ok(Zeroizing::new(value.to_vec()))
+    }
+
+    /// Re-encrypts an object under the committed new master key (GREP11's `RewrapKeyBlob`). The new blob opens
+    /// once that key has become the current one, the old one until then.
+    ///
+    /// # Errors
+    /// As [`CryptoUnit::rewrap`], and `CKR_OBJECT_HANDLE_INVALID` for what is no PKCS #11 object.
+    pub fn rewrap_object(&self, object: &KeyBlob) -> Result<KeyBlob> {
+        self.unseal_pkcs11(object)?;
+        self.rewrap(object)
     }
 
     /// What wrapping encrypts: the bytes of a secret key, or a private key in PKCS #8.
@@ -155,6 +192,7 @@ impl CryptoUnit {
             }
             (Some(CKO_PRIVATE_KEY), Some(CKK_RSA)) => pkcs8(rsa::private_key(&clear, &secret)?),
             (Some(CKO_PRIVATE_KEY), Some(CKK_EC)) => pkcs8(ec::private_key(&clear, &secret)?),
+            (Some(CKO_PRIVATE_KEY), Some(CKK_EC_EDWARDS)) => pkcs8(edwards::private_key(&clear, &secret)?),
             _ => Err(Error::new(CKR_KEY_NOT_WRAPPABLE, "only secret and private keys can be wrapped")),
         }
     }
@@ -162,6 +200,7 @@ impl CryptoUnit {
     /// Makes a key of unwrapped bytes.
     pub(super) fn import_unwrapped(&self, template: &Attributes, bytes: &[u8]) -> Result<KeyBlob> {
         let mut draft = Draft::new(template, None, None, Origin::Unwrapped)?;
+        self.permit_key_type(&draft)?;
         let class = draft.clear.ulong(CKA_CLASS);
         let key_type = draft.clear.ulong(CKA_KEY_TYPE).unwrap_or(CK_UNAVAILABLE_INFORMATION);
         if class == Some(CKO_SECRET_KEY) {
@@ -181,6 +220,10 @@ impl CryptoUnit {
                 rsa::describe(&key.rsa().map_err(|_| invalid())?, &mut draft.clear, Some(&mut draft.secret));
                 rsa::check_private_key(&draft.clear, &draft.secret)?;
             }
+            CKK_EC_EDWARDS if key.id() == Id::ED25519 => {
+                draft.clear.set(CKA_EC_PARAMS, edwards::ED25519);
+                edwards::describe(&key, &mut draft.clear, Some(&mut draft.secret))?;
+            }
             _ => {
                 let key = key.ec_key().map_err(|_| invalid())?;
                 ec::describe_imported(&key, &mut draft.clear, &mut draft.secret)?;
@@ -197,6 +240,14 @@ impl CryptoUnit {
             bytes.get(..len).ok_or_else(|| Error::new(code, "CKA_VALUE_LEN is more than there is"))?;
         check_secret_len(key_type, len as u64).map_err(|error| Error::new(code, error.message))?;
         self.seal_secret_key(draft, value)
+    }
+
+    /// A type of key that needs a control point is not brought in without it either.
+    fn permit_key_type(&self, draft: &Draft) -> Result<()> {
+        match draft.clear.ulong(CKA_KEY_TYPE) {
+            Some(CKK_EC_EDWARDS) => self.permit_mechanism(CKM_EC_EDWARDS_KEY_PAIR_GEN),
+            _ => Ok(()),
+        }
     }
 
     fn seal_secret_key(&self, mut draft: Draft, value: &[u8]) -> Result<KeyBlob> {
@@ -238,6 +289,10 @@ fn check_secret_len(key_type: CK_KEY_TYPE, len: u64) -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+fn no_key(_: ErrorStack) -> Error {
+    Error::new(CKR_ATTRIBUTE_VALUE_INVALID, "the value is no key")
 }
 
 fn no_generator(mechanism: &Mechanism) -> Error {

@@ -3,14 +3,16 @@
 
 use aws_lc_rs::digest::{Context, SHA1_FOR_LEGACY_USE_ONLY, SHA256, SHA384, SHA512};
 use cryptoki_sys::*;
+use openssl::pkey::Id;
 use zeroize::Zeroizing;
 
 use super::attributes::Attributes;
 use super::blob::KeyBlob;
 use super::crypto_unit::CryptoUnit;
+use super::error::vendor::CKM_IBM_ED25519_SHA512;
 use super::error::{Error, Result};
 use super::key_cache::{Key, OpenObject};
-use super::mechanism::{Mechanism, Parameter, aes, digest, ec, hmac, rsa};
+use super::mechanism::{Mechanism, Parameter, aes, digest, ec, edwards, hmac, rsa};
 use super::template::{Draft, Origin};
 
 impl CryptoUnit {
@@ -23,7 +25,7 @@ impl CryptoUnit {
         let object = self.usable(key, CKA_ENCRYPT, mechanism)?;
         match &object.key {
             Key::Secret(value) if is_aes(&object) => aes::encrypt(mechanism, value, plaintext),
-            Key::Public(key) if key.id() == openssl::pkey::Id::RSA => rsa::encrypt(mechanism, key, plaintext),
+            Key::Public(key) if key.id() == Id::RSA => rsa::encrypt(mechanism, key, plaintext),
             _ => Err(inconsistent()),
         }
     }
@@ -41,9 +43,7 @@ impl CryptoUnit {
         let object = self.usable(key, CKA_DECRYPT, mechanism)?;
         match &object.key {
             Key::Secret(value) if is_aes(&object) => aes::decrypt(mechanism, value, ciphertext),
-            Key::Private(key) if key.id() == openssl::pkey::Id::RSA => {
-                rsa::decrypt(mechanism, key, ciphertext)
-            }
+            Key::Private(key) if key.id() == Id::RSA => rsa::decrypt(mechanism, key, ciphertext),
             _ => Err(inconsistent()),
         }
     }
@@ -62,8 +62,12 @@ impl CryptoUnit {
             Key::Private(key) => {
                 let (mechanism, data) = prehashed(mechanism, data)?;
                 match (key.id(), mechanism.kind) {
-                    (openssl::pkey::Id::RSA, kind) if kind != CKM_ECDSA => rsa::sign(&mechanism, key, &data),
-                    (openssl::pkey::Id::EC, CKM_ECDSA) => ec::sign(key, &data),
+                    (Id::ED25519, CKM_EDDSA | CKM_IBM_ED25519_SHA512) => {
+                        pure(&mechanism)?;
+                        edwards::sign(key, &data)
+                    }
+                    (Id::RSA, kind) if kind != CKM_ECDSA => rsa::sign(&mechanism, key, &data),
+                    (Id::EC, CKM_ECDSA) => ec::sign(key, &data),
                     _ => Err(inconsistent()),
                 }
             }
@@ -85,10 +89,12 @@ impl CryptoUnit {
             Key::Public(key) => {
                 let (mechanism, data) = prehashed(mechanism, data)?;
                 match (key.id(), mechanism.kind) {
-                    (openssl::pkey::Id::RSA, kind) if kind != CKM_ECDSA => {
-                        rsa::verify(&mechanism, key, &data, signature)
+                    (Id::ED25519, CKM_EDDSA | CKM_IBM_ED25519_SHA512) => {
+                        pure(&mechanism)?;
+                        edwards::verify(key, &data, signature)
                     }
-                    (openssl::pkey::Id::EC, CKM_ECDSA) => ec::verify(key, &data, signature),
+                    (Id::RSA, kind) if kind != CKM_ECDSA => rsa::verify(&mechanism, key, &data, signature),
+                    (Id::EC, CKM_ECDSA) => ec::verify(key, &data, signature),
                     _ => Err(inconsistent()),
                 }
             }
@@ -105,13 +111,14 @@ impl CryptoUnit {
         let material = self.exported(key)?;
         match &wrapping.key {
             Key::Secret(value) if is_aes(&wrapping) => aes::wrap(mechanism, value, &material),
-            Key::Public(key) if key.id() == openssl::pkey::Id::RSA => rsa::encrypt(mechanism, key, &material)
-                .map_err(|error| match error.code {
+            Key::Public(key) if key.id() == Id::RSA => {
+                rsa::encrypt(mechanism, key, &material).map_err(|error| match error.code {
                     CKR_DATA_LEN_RANGE => {
                         Error::new(CKR_KEY_SIZE_RANGE, "the key is too long for the wrapping key")
                     }
                     _ => error,
-                }),
+                })
+            }
             _ => Err(Error::new(
                 CKR_WRAPPING_KEY_TYPE_INCONSISTENT,
                 "the wrapping key does not fit the mechanism",
@@ -133,12 +140,13 @@ impl CryptoUnit {
         let unwrapping = self.usable(unwrapping_key, CKA_UNWRAP, mechanism)?;
         let bytes = match &unwrapping.key {
             Key::Secret(value) if is_aes(&unwrapping) => aes::unwrap(mechanism, value, wrapped)?,
-            Key::Private(key) if key.id() == openssl::pkey::Id::RSA => rsa::decrypt(mechanism, key, wrapped)
-                .map_err(|error| match error.code {
+            Key::Private(key) if key.id() == Id::RSA => {
+                rsa::decrypt(mechanism, key, wrapped).map_err(|error| match error.code {
                     CKR_ENCRYPTED_DATA_INVALID => Error::new(CKR_WRAPPED_KEY_INVALID, error.message),
                     CKR_ENCRYPTED_DATA_LEN_RANGE => Error::new(CKR_WRAPPED_KEY_LEN_RANGE, error.message),
                     _ => error,
-                })?,
+                })?
+            }
             _ => {
                 let message = "the unwrapping key does not fit the mechanism";
                 return Err(Error::new(CKR_UNWRAPPING_KEY_TYPE_INCONSISTENT, message));
@@ -162,7 +170,7 @@ impl CryptoUnit {
             return Err(Error::new(CKR_MECHANISM_INVALID, "keys are derived by CKM_ECDH1_DERIVE"));
         }
         let key = match &object.key {
-            Key::Private(key) if key.id() == openssl::pkey::Id::EC => key,
+            Key::Private(key) if key.id() == Id::EC => key,
             _ => return Err(inconsistent()),
         };
         let Parameter::Ecdh1 { kdf, shared_data, public_data } = &mechanism.parameter else {
@@ -204,6 +212,7 @@ impl CryptoUnit {
         usage: CK_ATTRIBUTE_TYPE,
         mechanism: &Mechanism,
     ) -> Result<std::sync::Arc<OpenObject>> {
+        self.permit_mechanism(mechanism.kind)?;
         let object = self.object(key)?;
         if object.attributes.bool(usage) != Some(true) {
             return Err(Error::new(
@@ -233,6 +242,14 @@ fn prehashed<'a>(mechanism: &Mechanism, data: &'a [u8]) -> Result<(Mechanism, st
         }
         None => Ok((mechanism.clone(), data.into())),
     }
+}
+
+/// Ed25519ph and Ed25519ctx are not offered.
+fn pure(mechanism: &Mechanism) -> Result<()> {
+    if mechanism.parameter == Parameter::None {
+        return Ok(());
+    }
+    Err(Error::new(CKR_MECHANISM_PARAM_INVALID, "Ed25519 is offered without CK_EDDSA_PARAMS only"))
 }
 
 /// ANSI X9.63: hashes of secret, counter and shared data, one after the other.

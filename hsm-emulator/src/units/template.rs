@@ -218,7 +218,10 @@ struct Class {
 impl Class {
     fn of(class: CK_OBJECT_CLASS, key_type: Option<CK_KEY_TYPE>) -> Result<Self> {
         let unknown_key = || {
-            Error::new(CKR_ATTRIBUTE_VALUE_INVALID, "CKA_KEY_TYPE is none of AES, generic secret, RSA, EC")
+            Error::new(
+                CKR_ATTRIBUTE_VALUE_INVALID,
+                "CKA_KEY_TYPE is none of AES, generic secret, RSA, EC, EC Edwards",
+            )
         };
         let parts: &[&'static [Row]] = match (class, key_type) {
             (CKO_DATA, _) => &[STORAGE, DATA],
@@ -227,9 +230,11 @@ impl Class {
                 &[STORAGE, KEY, PROTECTED_KEY, SECRET_KEY]
             }
             (CKO_PUBLIC_KEY, Some(CKK_RSA)) => &[STORAGE, KEY, PUBLIC_KEY, RSA_PUBLIC_KEY],
-            (CKO_PUBLIC_KEY, Some(CKK_EC)) => &[STORAGE, KEY, PUBLIC_KEY, EC_PUBLIC_KEY],
+            (CKO_PUBLIC_KEY, Some(CKK_EC | CKK_EC_EDWARDS)) => &[STORAGE, KEY, PUBLIC_KEY, EC_PUBLIC_KEY],
             (CKO_PRIVATE_KEY, Some(CKK_RSA)) => &[STORAGE, KEY, PROTECTED_KEY, PRIVATE_KEY, RSA_PRIVATE_KEY],
-            (CKO_PRIVATE_KEY, Some(CKK_EC)) => &[STORAGE, KEY, PROTECTED_KEY, PRIVATE_KEY, EC_PRIVATE_KEY],
+            (CKO_PRIVATE_KEY, Some(CKK_EC | CKK_EC_EDWARDS)) => {
+                &[STORAGE, KEY, PROTECTED_KEY, PRIVATE_KEY, EC_PRIVATE_KEY]
+            }
             (CKO_SECRET_KEY | CKO_PUBLIC_KEY | CKO_PRIVATE_KEY, None) => {
                 return Err(Error::new(CKR_TEMPLATE_INCOMPLETE, "CKA_KEY_TYPE is missing"));
             }

@@ -1,18 +1,33 @@
 //! A region in a temporary directory.
 #![allow(dead_code, clippy::expect_used)]
 
+pub mod operator;
+
 use std::path::Path;
 use std::sync::Arc;
 
 use hsm_emulator::services::region::{Layout, Region};
 use hsm_emulator::units::CryptoUnit;
+use hsm_emulator::units::administration::control_point;
 
 pub fn region(dir: &Path, units: usize) -> Arc<Region> {
-    Arc::new(Region::open(dir, &Layout { region: "us-south".into(), units }).expect("open the region"))
+    Arc::new(
+        Region::open(
+            dir,
+            &Layout { region: "us-south".into(), operational: units, recovery: 0, master_key: true },
+        )
+        .expect("open the region"),
+    )
 }
 
 pub fn unit(dir: &Path) -> CryptoUnit {
-    let unit = CryptoUnit::create(&dir.join("unit"), "[us-south].[AZ1-CS1].[00].[00]").expect("create");
+    let unit = CryptoUnit::create(
+        &dir.join("unit"),
+        "[us-south].[AZ1-CS1].[00].[00]",
+        hsm_emulator::units::command::UnitType::Operational,
+        &control_point::ALL.map(|(number, _)| number),
+    )
+    .expect("create");
     unit.generate_master_key().expect("master key");
     unit
 }

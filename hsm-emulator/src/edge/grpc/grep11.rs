@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use bytes::Bytes;
-use cryptoki_sys::{CKR_ARGUMENTS_BAD, CKR_MECHANISM_PARAM_INVALID};
+use cryptoki_sys::{CKA_PUBLIC_EXPONENT, CKR_ARGUMENTS_BAD, CKR_MECHANISM_PARAM_INVALID};
 use hsm_proto::grep11 as wire;
 use hsm_proto::grep11::attribute_value::OneAttr;
 use hsm_proto::grep11::mechanism::Parameter as WireParameter;
@@ -65,6 +65,10 @@ pub fn attributes(template: HashMap<u64, wire::AttributeValue>) -> Result<Attrib
             let bytes = match value.one_attr {
                 Some(OneAttr::AttributeB(bytes)) => bytes.into(),
                 Some(OneAttr::AttributeTf(flag)) => vec![u8::from(flag)],
+                // A big integer (PKCS #11 v3.1 section 2.1.2), as IBM's clients send it.
+                Some(OneAttr::AttributeI(number)) if kind == CKA_PUBLIC_EXPONENT => {
+                    number.to_be_bytes().into_iter().skip_while(|byte| *byte == 0).collect()
+                }
                 Some(OneAttr::AttributeI(number)) => number.to_le_bytes().to_vec(),
                 None => Vec::new(),
             };
@@ -102,8 +106,7 @@ pub fn bytes(blob: &KeyBlob) -> Bytes {
 
 /// A refusal.
 pub fn error(error: &Error) -> wire::Grep11Error {
-    let retry = error.code == vendor::CKR_IBM_WK_NOT_INITIALIZED;
-    wire::Grep11Error { code: error.code, detail: error.message.to_string(), retry }
+    wire::Grep11Error { code: error.code, detail: error.message.to_string(), retry: error.retry }
 }
 
 /// More than any object has.

@@ -2,12 +2,15 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hsm_proto::kms;
+use tokio::sync::Semaphore;
 use tonic::{Code, Request, Response, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 use zeroize::Zeroizing;
 
+use super::failover::FailoverService;
 use crate::keystore;
 use crate::services::kms::lifecycle::State;
 use crate::services::kms::root_keys::{Error, RootKey, RootKeys};
@@ -18,12 +21,24 @@ use crate::units::vendor;
 pub struct KmsService {
     region: Arc<Region>,
     keys: Arc<RootKeys>,
+    failover: FailoverService,
+    /// Changes wait for the disk and for the other region, each in a thread; what they wait for needs threads too.
+    changes: Semaphore,
 }
 
 impl KmsService {
-    /// On these root keys.
-    pub fn new(region: Arc<Region>, keys: Arc<RootKeys>) -> Self {
-        Self { region, keys }
+    /// On these root keys, and this pair.
+    pub fn new(region: Arc<Region>, keys: Arc<RootKeys>, failover: FailoverService) -> Self {
+        Self { region, keys, failover, changes: Semaphore::new(MAX_CHANGES) }
+    }
+
+    /// What keeps the other region from taking over, if anything does.
+    async fn failover_problem(&self) -> Result<(), String> {
+        let status = self.failover.status().await.map_err(|status| status.message().to_owned())?;
+        match status.checks.iter().find(|check| !check.passed) {
+            Some(check) => Err(format!("{}: {}", check.name, check.detail)),
+            None => Ok(()),
+        }
     }
 
     fn message(&self, key: &RootKey) -> kms::RootKey {
@@ -46,16 +61,25 @@ impl KmsService {
         }
     }
 
-    /// Runs a call that waits for the disk, away from the threads that answer the network.
+    /// Runs a call that waits, away from the threads that answer the network.
+    async fn wait_for<T: Send + 'static>(
+        &self,
+        call: impl FnOnce(&RootKeys) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Status> {
+        let keys = self.keys.clone();
+        tokio::task::spawn_blocking(move || call(&keys))
+            .await
+            .map_err(|_| Status::internal("the call was interrupted"))?
+            .map_err(status)
+    }
+
     async fn change(
         &self,
         change: impl FnOnce(&RootKeys) -> Result<Arc<RootKey>, Error> + Send + 'static,
     ) -> Result<Response<kms::RootKey>, Status> {
-        let keys = self.keys.clone();
-        let key = tokio::task::spawn_blocking(move || change(&keys))
-            .await
-            .map_err(|_| Status::internal("the call was interrupted"))?
-            .map_err(status)?;
+        let turn = self.changes.acquire().await.map_err(|_| Status::internal("the call was interrupted"))?;
+        let key = self.wait_for(change).await?;
+        drop(turn);
         tracing::info!(key = key.id, state = ?key.metadata.state, versions = key.versions.len(), "root key changed");
         Ok(Response::new(self.message(&key)))
     }
@@ -65,14 +89,20 @@ impl KmsService {
 impl kms::kms_server::Kms for KmsService {
     async fn get_instance(
         &self,
-        _: Request<kms::GetInstanceRequest>,
+        request: Request<kms::GetInstanceRequest>,
     ) -> Result<Response<kms::Instance>, Status> {
+        let failover = match request.into_inner().with_failover {
+            true => self.failover_problem().await,
+            false => Err(String::new()),
+        };
         let identity = self.region.identity();
         Ok(Response::new(kms::Instance {
             id: identity.instance.clone(),
             account: identity.account.clone(),
             region: identity.region.clone(),
             crn: identity.crn(),
+            failover_ready: failover.is_ok(),
+            failover_problem: failover.err().unwrap_or_default(),
         }))
     }
 
@@ -118,7 +148,12 @@ impl kms::kms_server::Kms for KmsService {
     async fn wrap(&self, request: Request<kms::WrapRequest>) -> Result<Response<kms::WrapResponse>, Status> {
         let request = request.into_inner();
         let plaintext = Zeroizing::new(request.plaintext);
-        let wrapped = self.keys.wrap(&request.key, optional(&plaintext), &request.aad).map_err(status)?;
+        let wrapped = match self.keys.try_wrap(&request.key, optional(&plaintext), &request.aad) {
+            Some(outcome) => outcome.map_err(status)?,
+            None => {
+                self.wait_for(move |keys| keys.wrap(&request.key, optional(&plaintext), &request.aad)).await?
+            }
+        };
         Ok(Response::new(kms::WrapResponse {
             ciphertext: wrapped.ciphertext,
             plaintext: wrapped.generated.map(|key| key.to_vec()).unwrap_or_default(),
@@ -131,7 +166,13 @@ impl kms::kms_server::Kms for KmsService {
         request: Request<kms::UnwrapRequest>,
     ) -> Result<Response<kms::UnwrapResponse>, Status> {
         let request = request.into_inner();
-        let unwrapped = self.keys.unwrap(&request.key, &request.ciphertext, &request.aad).map_err(status)?;
+        let unwrapped = match self.keys.try_unwrap(&request.key, &request.ciphertext, &request.aad) {
+            Some(outcome) => outcome.map_err(status)?,
+            None => {
+                self.wait_for(move |keys| keys.unwrap(&request.key, &request.ciphertext, &request.aad))
+                    .await?
+            }
+        };
         let (rewrapped_ciphertext, rewrapped_key_version) =
             unwrapped.rewrapped.map(|r| (r.ciphertext, r.key_version)).unwrap_or_default();
         Ok(Response::new(kms::UnwrapResponse {
@@ -196,6 +237,11 @@ fn status(error: Error) -> Status {
         Error::Busy(_) => (Code::Aborted, "CONFLICT_ERR", None),
         Error::Damaged(_) => (Code::DataLoss, "KEY_BLOB_INVALID", None),
         Error::Unit(unit) => match unit.code {
+            // Units serve, with another master key than this key's: trying again does not help, unless they are
+            // just going over to it.
+            vendor::CKR_IBM_WKID_MISMATCH if !unit.retry => {
+                (Code::FailedPrecondition, "KEY_UNDER_OTHER_MASTER_KEY", None)
+            }
             vendor::CKR_IBM_WK_NOT_INITIALIZED | vendor::CKR_IBM_WKID_MISMATCH => {
                 (Code::Unavailable, "NO_CRYPTO_UNIT", None)
             }
@@ -205,6 +251,13 @@ fn status(error: Error) -> Status {
             _ => (Code::Internal, "CRYPTO_UNIT_ERR", None),
         },
         Error::Keystore(keystore::Error::Conflict { .. }) => (Code::Aborted, "CONFLICT_ERR", None),
+        Error::Keystore(keystore::Error::MasterKeyRotation) => {
+            (Code::Unavailable, "MASTER_KEY_ROTATION", None)
+        }
+        Error::Keystore(keystore::Error::NotPrimary) => (Code::Unavailable, "NOT_PRIMARY", None),
+        Error::Keystore(keystore::Error::PartnerLost | keystore::Error::Unacknowledged) => {
+            (Code::Unavailable, "PARTNER_LOST", None)
+        }
         Error::Keystore(_) => (Code::Unavailable, "KEYSTORE_ERR", None),
     };
     if matches!(code, Code::DataLoss | Code::Internal | Code::Unavailable) {
@@ -212,9 +265,42 @@ fn status(error: Error) -> Status {
     }
     let metadata: HashMap<String, String> =
         metadata.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-    Status::with_error_details(
-        code,
-        error.to_string(),
-        ErrorDetails::with_error_info(reason, "hsm.kms", metadata),
-    )
+    let mut details = ErrorDetails::with_error_info(reason, "hsm.kms", metadata);
+    if matches!(error, Error::Keystore(keystore::Error::MasterKeyRotation)) {
+        details.set_retry_info(Some(ROTATION_RETRY));
+    }
+    Status::with_error_details(code, error.to_string(), details)
+}
+
+/// At the same time; of the 512 threads that the runtime has for what waits.
+const MAX_CHANGES: usize = 128;
+/// What a caller is told to wait before it tries to create a key again: 3,000 keys take about a second.
+const ROTATION_RETRY: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::units::Error as UnitError;
+
+    #[test]
+    fn a_key_under_a_master_key_that_is_gone_is_not_tried_again() {
+        let code_and_reason = |error: UnitError| {
+            let status = status(error.into());
+            (status.code(), status.get_details_error_info().map(|info| info.reason).unwrap_or_default())
+        };
+        let mismatch = || UnitError::new(vendor::CKR_IBM_WKID_MISMATCH, "another master key");
+        let permanent = (Code::FailedPrecondition, "KEY_UNDER_OTHER_MASTER_KEY".to_owned());
+        let passing = (Code::Unavailable, "NO_CRYPTO_UNIT".to_owned());
+        assert_eq!(code_and_reason(mismatch()), permanent);
+        assert_eq!(code_and_reason(UnitError { retry: true, ..mismatch() }), passing);
+        assert_eq!(code_and_reason(UnitError::new(vendor::CKR_IBM_WK_NOT_INITIALIZED, "no unit")), passing);
+    }
+
+    #[test]
+    fn who_creates_a_key_during_a_rotation_hears_when_to_try_again() {
+        let details = status(keystore::Error::MasterKeyRotation.into()).get_error_details();
+        assert_eq!(details.error_info().map(|info| info.reason.as_str()), Some("MASTER_KEY_ROTATION"));
+        assert_eq!(details.retry_info().and_then(|info| info.retry_delay), Some(ROTATION_RETRY));
+        assert!(status(Error::Busy("a key".into())).get_error_details().retry_info().is_none());
+    }
 }

@@ -4,127 +4,72 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use cryptoki_sys::{CKR_ARGUMENTS_BAD, CKR_FUNCTION_FAILED};
-use hsm_proto::grep11 as wire;
-use hsm_proto::grep11::attribute_value::OneAttr;
+use cryptoki_sys::CKR_ARGUMENTS_BAD;
 use hsm_proto::tokens as proto;
 use hsm_proto::tokens::request::Call;
 use hsm_proto::tokens::response::Answer;
-use tokio::sync::Semaphore;
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 
-use super::grep11::{MAX_ATTRIBUTES, attributes, blob, bytes, error, key, key_message, mechanism};
+use super::crypto::{Call as _, SlowCalls};
+use super::grep11::{attributes, blob, bytes, error};
 use crate::services::region::Region;
 use crate::services::tokens::{Grant, ObjectId, Token, Tokens, User};
-use crate::units::{Error, Result, random};
+use crate::units::{CryptoUnit, Error, Result};
 
 /// The service.
 #[derive(Clone)]
 pub struct TokensService {
     region: Arc<Region>,
     tokens: Arc<Tokens>,
-    /// Slow calls at the same time; more are refused, not queued.
-    slow: Arc<Semaphore>,
+    slow: Arc<SlowCalls>,
 }
 
 impl TokensService {
     /// On these tokens.
     pub fn new(region: Arc<Region>, tokens: Arc<Tokens>) -> Self {
-        Self { region, tokens, slow: Arc::new(Semaphore::new(MAX_SLOW_CALLS)) }
+        Self { region, tokens, slow: Arc::default() }
     }
 
     fn answer(&self, request: proto::Request) -> proto::Response {
         let call = request.call.ok_or_else(|| Error::new(CKR_ARGUMENTS_BAD, "the request is empty"));
         let answer = call.and_then(|call| {
-            if !is_slow(&call) {
-                return self.call(call);
+            // Needs no unit: tokens that no master key opens any more must be found, to be deleted.
+            if matches!(call, Call::ListTokens(_)) {
+                return self.slow.run(|| self.list());
             }
-            // The disk, a PIN hash or a key generation would hold up the other calls of this thread.
-            let _permit = self.slow.try_acquire().map_err(|_| {
-                Error::new(CKR_FUNCTION_FAILED, "too many slow calls at the same time; try again")
-            })?;
-            tokio::task::block_in_place(|| self.call(call))
+            if !is_slow(&call)
+                && let Some(unit) = self.region.serving_unit()
+            {
+                return self.call(&unit, call);
+            }
+            self.slow.run(|| match seals(&call) {
+                true => self.region.seal_for_caller(|unit| self.call(unit, call)),
+                false => self.call(&*self.region.unit()?, call),
+            })
         });
         proto::Response { answer: Some(answer.unwrap_or_else(|e| Answer::Error(error(&e)))) }
     }
 
-    fn call(&self, call: Call) -> Result<Answer> {
-        let unit = self.region.unit()?;
+    fn list(&self) -> Result<Answer> {
+        let tokens = self.tokens.list()?.into_iter().map(token).collect();
+        Ok(Answer::ListTokens(proto::ListTokensResponse { tokens }))
+    }
+
+    fn call(&self, unit: &CryptoUnit, call: Call) -> Result<Answer> {
         Ok(match call {
-            Call::GenerateRandom(r) => {
-                if !(1..=MAX_RANDOM_BYTES).contains(&r.len) {
-                    return Err(Error::new(
-                        CKR_ARGUMENTS_BAD,
-                        "1 to 1,000,000 random bytes may be asked for",
-                    ));
-                }
-                let mut rnd = vec![0; r.len as usize];
-                random::fill(&mut rnd)?;
-                Answer::GenerateRandom(wire::GenerateRandomResponse { rnd: rnd.into() })
-            }
-            Call::Encrypt(r) => {
-                let ciphered = unit.encrypt(&mechanism(r.mech)?, &key(r.key)?, &r.plain)?.into();
-                Answer::Encrypt(wire::EncryptSingleResponse { ciphered })
-            }
-            Call::Decrypt(r) => {
-                let plain = unit.decrypt(&mechanism(r.mech)?, &key(r.key)?, &r.ciphered)?;
-                Answer::Decrypt(wire::DecryptSingleResponse { plain: Bytes::from_owner(plain) })
-            }
-            Call::Sign(r) => {
-                let signature = unit.sign(&mechanism(r.mech)?, &key(r.priv_key)?, &r.data)?.into();
-                Answer::Sign(wire::SignSingleResponse { signature })
-            }
-            Call::Verify(r) => {
-                unit.verify(&mechanism(r.mech)?, &key(r.pub_key)?, &r.data, &r.signature)?;
-                Answer::Verify(wire::VerifySingleResponse {})
-            }
-            Call::GenerateKey(r) => {
-                let made = unit.generate_key(&mechanism(r.mech)?, &attributes(r.template)?)?;
-                let key = Some(key_message(&made));
-                Answer::GenerateKey(wire::GenerateKeyResponse { key, ..Default::default() })
-            }
-            Call::GenerateKeyPair(r) => {
-                let (public, private) = (attributes(r.pub_key_template)?, attributes(r.priv_key_template)?);
-                let (public, private) = unit.generate_key_pair(&mechanism(r.mech)?, &public, &private)?;
-                Answer::GenerateKeyPair(wire::GenerateKeyPairResponse {
-                    priv_key: Some(key_message(&private)),
-                    pub_key: Some(key_message(&public)),
-                    ..Default::default()
-                })
-            }
-            Call::WrapKey(r) => {
-                let wrapped = unit.wrap_key(&mechanism(r.mech)?, &key(r.ke_k)?, &key(r.key)?)?.into();
-                Answer::WrapKey(wire::WrapKeyResponse { wrapped })
-            }
-            Call::UnwrapKey(r) => {
-                let template = attributes(r.template)?;
-                let made = unit.unwrap_key(&mechanism(r.mech)?, &key(r.ke_k)?, &r.wrapped, &template)?;
-                let unwrapped = Some(key_message(&made));
-                Answer::UnwrapKey(wire::UnwrapKeyResponse { unwrapped, ..Default::default() })
-            }
-            Call::DeriveKey(r) => {
-                let made =
-                    unit.derive_key(&mechanism(r.mech)?, &key(r.base_key)?, &attributes(r.template)?)?;
-                let new_key = Some(key_message(&made));
-                Answer::DeriveKey(wire::DeriveKeyResponse { new_key, ..Default::default() })
-            }
-            Call::GetAttributeValue(r) => {
-                let object = blob(&r.object)?;
-                if r.attributes.len() > MAX_ATTRIBUTES {
-                    return Err(Error::new(CKR_ARGUMENTS_BAD, "at most 128 attributes may be asked for"));
-                }
-                let values = r.attributes.into_keys().map(|kind| {
-                    let value = Bytes::from_owner(unit.sealed_attribute(&object, kind)?);
-                    Ok((kind, wire::AttributeValue { one_attr: Some(OneAttr::AttributeB(value)) }))
-                });
-                let attributes = values.collect::<Result<_>>()?;
-                Answer::GetAttributeValue(wire::GetAttributeValueResponse { attributes })
-            }
-            Call::SetAttributeValue(r) => {
-                let changed = unit.change_object(&blob(&r.object)?, &attributes(r.attributes)?, false)?;
-                Answer::SetAttributeValue(wire::SetAttributeValueResponse { object: bytes(&changed) })
-            }
+            Call::GenerateRandom(r) => Answer::GenerateRandom(r.carry_out(unit)?),
+            Call::Encrypt(r) => Answer::Encrypt(r.carry_out(unit)?),
+            Call::Decrypt(r) => Answer::Decrypt(r.carry_out(unit)?),
+            Call::Sign(r) => Answer::Sign(r.carry_out(unit)?),
+            Call::Verify(r) => Answer::Verify(r.carry_out(unit)?),
+            Call::GenerateKey(r) => Answer::GenerateKey(r.carry_out(unit)?),
+            Call::GenerateKeyPair(r) => Answer::GenerateKeyPair(r.carry_out(unit)?),
+            Call::WrapKey(r) => Answer::WrapKey(r.carry_out(unit)?),
+            Call::UnwrapKey(r) => Answer::UnwrapKey(r.carry_out(unit)?),
+            Call::DeriveKey(r) => Answer::DeriveKey(r.carry_out(unit)?),
+            Call::GetAttributeValue(r) => Answer::GetAttributeValue(r.carry_out(unit)?),
+            Call::SetAttributeValue(r) => Answer::SetAttributeValue(r.carry_out(unit)?),
             Call::CopyObject(r) => {
                 let copy = unit.change_object(&blob(&r.object)?, &attributes(r.changes)?, true)?;
                 Answer::CopyObject(proto::CopyObjectResponse { object: bytes(&copy) })
@@ -133,10 +78,7 @@ impl TokensService {
                 let made = unit.create_object(&attributes(r.template)?)?;
                 Answer::CreateObject(proto::CreateObjectResponse { object: bytes(&made) })
             }
-            Call::ListTokens(_) => {
-                let tokens = self.tokens.list()?.into_iter().map(token).collect();
-                Answer::ListTokens(proto::ListTokensResponse { tokens })
-            }
+            Call::ListTokens(_) => self.list()?,
             Call::InitToken(r) => {
                 let serial = (!r.serial.is_empty()).then_some(r.serial.as_str());
                 Answer::InitToken(token(self.tokens.init(serial, &r.so_pin, &r.label)?))
@@ -207,6 +149,20 @@ fn is_slow(call: &Call) -> bool {
     )
 }
 
+/// Is its answer sealed, and the caller's to keep?
+fn seals(call: &Call) -> bool {
+    matches!(
+        call,
+        Call::GenerateKey(_)
+            | Call::GenerateKeyPair(_)
+            | Call::UnwrapKey(_)
+            | Call::DeriveKey(_)
+            | Call::SetAttributeValue(_)
+            | Call::CopyObject(_)
+            | Call::CreateObject(_)
+    )
+}
+
 fn user(user: proto::User) -> User {
     match user {
         proto::User::User => User::User,
@@ -232,6 +188,3 @@ fn token(token: Token) -> proto::Token {
         max_pin_failures: token.max_pin_failures,
     }
 }
-
-const MAX_RANDOM_BYTES: u64 = 1_000_000;
-const MAX_SLOW_CALLS: usize = 128;

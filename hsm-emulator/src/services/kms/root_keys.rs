@@ -1,7 +1,9 @@
 //! Root keys: create, wrap, unwrap, rotate, disable, enable, delete. The state is checked at every use.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, TryLockError};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -11,17 +13,33 @@ use zeroize::Zeroizing;
 use super::lifecycle::{Action, State};
 use crate::keystore::{self, Effect, Expect, Record, Write};
 use crate::services::clock::{Clock, rfc3339};
+use crate::services::reencryption::unstage;
 use crate::services::region::Region;
-use crate::units::{Error as UnitError, KeyBlob, random};
+use crate::services::storage::{Sealing, is_about_master_key};
+use crate::services::stored_keys;
+use crate::units::{CryptoUnit, Error as UnitError, KeyBlob, random};
 
 /// The root keys of an instance.
 pub struct RootKeys {
     region: Arc<Region>,
     clock: Arc<dyn Clock>,
-    /// What the keystore holds, parsed: a use of a key reads no disk.
-    keys: RwLock<HashMap<String, Arc<RootKey>>>,
+    loaded: RwLock<Loaded>,
+    /// Held while they are read again. `loaded` stays free meanwhile.
+    reading: Mutex<()>,
+    /// Position up to which there is new key material that the other region has not acknowledged, or 0: nothing is wrapped
+    /// with what may be lost.
+    held_back: AtomicU64,
+}
+
+/// What the keystore holds, parsed: a use of a key reads no disk.
+struct Loaded {
+    keys: HashMap<String, Arc<RootKey>>,
     /// Keys whose records cannot be read: refused by name, the others serve.
     damaged: HashSet<String>,
+    /// [`Region::stored_keys_generation`] before they were read.
+    generation: u64,
+    /// Up to where the change log has been read.
+    revision: u64,
 }
 
 /// A root key as the keystore has it, and as anybody with access may see it.
@@ -95,7 +113,6 @@ struct Ciphertext {
 }
 
 /// A wrapped data key.
-#[derive(Debug)]
 pub struct Wrapped {
     /// Opaque text.
     pub ciphertext: String,
@@ -103,6 +120,12 @@ pub struct Wrapped {
     pub generated: Option<Zeroizing<Vec<u8>>>,
     /// Version that wrapped it.
     pub key_version: String,
+}
+
+impl fmt::Debug for Wrapped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Wrapped").field("key_version", &self.key_version).finish_non_exhaustive()
+    }
 }
 
 /// An unwrapped data key.
@@ -168,17 +191,8 @@ impl RootKeys {
     /// # Errors
     /// [`Error::Keystore`].
     pub fn open(region: Arc<Region>, clock: Arc<dyn Clock>) -> Result<Self> {
-        let (mut keys, mut damaged) = (HashMap::new(), HashSet::new());
-        for record in region.keystore().scan(KIND)? {
-            match RootKey::from_record(&record) {
-                Ok(key) => drop(keys.insert(key.id.clone(), Arc::new(key))),
-                Err(error) => {
-                    tracing::error!(%error, "a root key takes no part");
-                    damaged.insert(record.id);
-                }
-            }
-        }
-        Ok(Self { region, clock, keys: RwLock::new(keys), damaged })
+        let loaded = RwLock::new(Loaded::read(&region)?);
+        Ok(Self { region, clock, loaded, reading: Mutex::default(), held_back: AtomicU64::new(0) })
     }
 
     /// A new root key: generated, or imported if there is material.
@@ -191,7 +205,8 @@ impl RootKeys {
         }
         let id = uuid::Uuid::new_v4().to_string();
         let now = self.now();
-        let version = self.new_version(&id, material, &now)?;
+        let sealing = self.sealing()?;
+        let version = new_version(&sealing, &id, material, &now)?;
         let key = RootKey {
             metadata: Metadata {
                 name: name.to_owned(),
@@ -207,7 +222,7 @@ impl RootKeys {
             versions: vec![version],
             record_version: 0,
         };
-        self.store(key)
+        self.store(key, Some(&sealing))
     }
 
     /// A root key, by id or CRN.
@@ -215,9 +230,12 @@ impl RootKeys {
     /// # Errors
     /// [`Error::NotFound`].
     pub fn get(&self, key: &str) -> Result<Arc<RootKey>> {
+        self.find(&self.loaded(), key)
+    }
+
+    fn find(&self, loaded: &Loaded, key: &str) -> Result<Arc<RootKey>> {
         let id = self.id(key).ok_or_else(|| Error::NotFound(printable(key)))?;
-        let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
-        keys.get(id).cloned().ok_or_else(|| match self.damaged.get(id) {
+        loaded.keys.get(id).cloned().ok_or_else(|| match loaded.damaged.get(id) {
             Some(id) => Error::Damaged(id.clone()),
             None => Error::NotFound(printable(key)),
         })
@@ -225,8 +243,9 @@ impl RootKeys {
 
     /// All root keys, ordered by id.
     pub fn list(&self, include_destroyed: bool) -> Vec<Arc<RootKey>> {
-        let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
-        let mut list: Vec<_> = keys
+        let mut list: Vec<_> = self
+            .loaded()
+            .keys
             .values()
             .filter(|key| include_destroyed || key.metadata.state != State::Destroyed)
             .cloned()
@@ -240,14 +259,29 @@ impl RootKeys {
     /// # Errors
     /// [`Error::NotFound`], [`Error::State`], [`Error::Field`], [`Error::Unit`].
     pub fn wrap(&self, key: &str, plaintext: Option<&[u8]>, aad: &[String]) -> Result<Wrapped> {
+        self.try_wrap(key, plaintext, aad)
+            .unwrap_or_else(|| self.patiently(key, |unit, key| self.wrap_with(unit, key, plaintext, aad)))
+    }
+
+    /// The same without ever waiting; `None` if it has to wait, since the master key is changing.
+    pub fn try_wrap(&self, key: &str, plaintext: Option<&[u8]>, aad: &[String]) -> Option<Result<Wrapped>> {
+        self.at_once(key, |unit, key| self.wrap_with(unit, key, plaintext, aad))
+    }
+
+    fn wrap_with(
+        &self,
+        unit: &CryptoUnit,
+        key: &RootKey,
+        plaintext: Option<&[u8]>,
+        aad: &[String],
+    ) -> Result<Wrapped> {
         check_aad(aad)?;
-        let key = self.get(key)?;
         key.after(Action::Wrap)?;
         match plaintext {
-            Some(plaintext) => self.wrap_newest(&key, plaintext, aad),
+            Some(plaintext) => self.wrap_newest(unit, key, plaintext, aad),
             None => {
                 let data_key = Zeroizing::new(random::array::<32>()?.to_vec());
-                let wrapped = self.wrap_newest(&key, &data_key, aad)?;
+                let wrapped = self.wrap_newest(unit, key, &data_key, aad)?;
                 Ok(Wrapped { generated: Some(data_key), ..wrapped })
             }
         }
@@ -258,8 +292,23 @@ impl RootKeys {
     /// # Errors
     /// [`Error::NotFound`], [`Error::State`], [`Error::Ciphertext`], [`Error::Unit`].
     pub fn unwrap(&self, key: &str, ciphertext: &str, aad: &[String]) -> Result<Unwrapped> {
+        self.try_unwrap(key, ciphertext, aad)
+            .unwrap_or_else(|| self.patiently(key, |unit, key| self.unwrap_with(unit, key, ciphertext, aad)))
+    }
+
+    /// The same without ever waiting; `None` if it has to wait, since the master key is changing.
+    pub fn try_unwrap(&self, key: &str, ciphertext: &str, aad: &[String]) -> Option<Result<Unwrapped>> {
+        self.at_once(key, |unit, key| self.unwrap_with(unit, key, ciphertext, aad))
+    }
+
+    fn unwrap_with(
+        &self,
+        unit: &CryptoUnit,
+        key: &RootKey,
+        ciphertext: &str,
+        aad: &[String],
+    ) -> Result<Unwrapped> {
         check_aad(aad)?;
-        let key = self.get(key)?;
         key.after(Action::Unwrap)?;
         let refused = || Error::Ciphertext(key.id.clone());
         let envelope: Ciphertext = BASE64
@@ -274,9 +323,7 @@ impl RootKeys {
             .ok_or_else(refused)?;
         let wrapped = BASE64.decode(&envelope.ciphertext).map_err(|_| refused())?;
         let version = key.versions.iter().find(|v| v.id == envelope.key_version).ok_or_else(refused)?;
-        let plaintext = self
-            .region
-            .unit()?
+        let plaintext = unit
             .unwrap_data_key(&version.blob, &version.binding(&key.id), aad, &wrapped)
             .map_err(|error| match error.code {
                 cryptoki_sys::CKR_ENCRYPTED_DATA_INVALID => refused(),
@@ -285,7 +332,7 @@ impl RootKeys {
         // A deactivated key unwraps but no longer wraps.
         let is_newest = key.versions.first().is_some_and(|newest| newest.id == version.id);
         let rewrapped = (!is_newest && key.after(Action::Wrap).is_ok())
-            .then(|| self.wrap_newest(&key, &plaintext, aad))
+            .then(|| self.wrap_newest(unit, key, &plaintext, aad))
             .transpose()?;
         Ok(Unwrapped { plaintext, key_version: version.id.clone(), rewrapped })
     }
@@ -295,7 +342,7 @@ impl RootKeys {
     /// # Errors
     /// [`Error::State`], [`Error::MaterialRequired`], [`Error::Field`] for material on a generated key.
     pub fn rotate(&self, key: &str, material: Option<&[u8]>) -> Result<Arc<RootKey>> {
-        let key = self.get(key)?;
+        let key = self.current(key)?;
         key.after(Action::Rotate)?;
         match (key.metadata.imported, material) {
             (true, None) => return Err(Error::MaterialRequired(key.id.clone())),
@@ -308,12 +355,13 @@ impl RootKeys {
             _ => {}
         }
         let now = self.now();
+        let sealing = self.sealing()?;
         let mut key = RootKey::clone(&key);
-        key.versions.insert(0, self.new_version(&key.id, material, &now)?);
+        key.versions.insert(0, new_version(&sealing, &key.id, material, &now)?);
         key.metadata.bits = bits(material);
         key.metadata.rotated = Some(now.clone());
         key.metadata.updated = now;
-        self.store(key)
+        self.store(key, Some(&sealing))
     }
 
     /// Active to Suspended.
@@ -332,16 +380,49 @@ impl RootKeys {
         self.transition(key, Action::Enable)
     }
 
-    /// Destroys a key: its blobs leave the keystore with this commit.
+    /// Destroys a key: its blobs leave the keystore with this commit. So goes a damaged one, which nothing else can
+    /// be done with.
     ///
     /// # Errors
     /// [`Error::State`] if it is destroyed already.
     pub fn delete(&self, key: &str) -> Result<Arc<RootKey>> {
-        self.transition(key, Action::Delete)
+        match self.transition(key, Action::Delete) {
+            Err(Error::Damaged(id)) => self.destroy_damaged(&id),
+            outcome => outcome,
+        }
+    }
+
+    /// What can still be read of it stays, as of any destroyed key.
+    fn destroy_damaged(&self, id: &str) -> Result<Arc<RootKey>> {
+        let record = self.region.keystore().get(KIND, id)?.ok_or_else(|| Error::NotFound(printable(id)))?;
+        let now = self.now();
+        let readable: Option<Metadata> = serde_json::from_slice(&record.body).ok();
+        let unreadable = || Metadata {
+            name: DAMAGED_NAME.to_owned(),
+            state: State::Destroyed,
+            imported: false,
+            bits: 256,
+            created: now.clone(),
+            updated: now.clone(),
+            rotated: None,
+            deleted: None,
+        };
+        let metadata = Metadata {
+            state: State::Destroyed,
+            updated: now.clone(),
+            deleted: Some(now.clone()),
+            ..readable.unwrap_or_else(unreadable)
+        };
+        let id = id.to_owned();
+        let key = RootKey { id, metadata, versions: Vec::new(), record_version: record.version };
+        let key = self.store(key, None)?;
+        self.loaded.write().unwrap_or_else(PoisonError::into_inner).damaged.remove(&key.id);
+        self.region.keystore().erase_log()?;
+        Ok(key)
     }
 
     fn transition(&self, key: &str, action: Action) -> Result<Arc<RootKey>> {
-        let mut key = RootKey::clone(&*self.get(key)?);
+        let mut key = RootKey::clone(&*self.current(key)?);
         key.metadata.state = key.after(action)?;
         key.metadata.updated = self.now();
         let mut erased = Vec::new();
@@ -349,9 +430,9 @@ impl RootKeys {
             key.metadata.deleted = Some(key.metadata.updated.clone());
             erased = std::mem::take(&mut key.versions);
         }
-        let key = self.store(key)?;
+        let key = self.store(key, None)?;
         for version in &erased {
-            self.region.units().iter().for_each(|unit| unit.forget(&version.blob));
+            self.region.units().iter().for_each(|installed| installed.unit.forget(&version.blob));
         }
         if !erased.is_empty() {
             self.region.keystore().erase_log()?;
@@ -359,26 +440,138 @@ impl RootKeys {
         Ok(key)
     }
 
-    fn new_version(&self, key: &str, material: Option<&[u8]>, now: &str) -> Result<Version> {
-        if material.is_some_and(|m| !matches!(m.len(), 16 | 24 | 32)) {
-            return Err(Error::Field { field: "material", problem: "must have 16, 24 or 32 bytes" });
+    /// Uses a key as it is in the memory; `None` if that must be read again first, or if no unit has its master key.
+    fn at_once<T>(
+        &self,
+        key: &str,
+        work: impl FnOnce(&CryptoUnit, &RootKey) -> Result<T>,
+    ) -> Option<Result<T>> {
+        let found = {
+            let loaded = match self.loaded.try_read() {
+                Ok(loaded) => loaded,
+                Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+                Err(TryLockError::WouldBlock) => return None,
+            };
+            if loaded.generation != self.region.stored_keys_generation() {
+                return None;
+            }
+            self.find(&loaded, key)
+        };
+        let unit = self.region.serving_unit()?;
+        match found.and_then(|found| work(&unit, &found)) {
+            Err(Error::Unit(error)) if is_about_master_key(&error) => None,
+            outcome => Some(outcome),
         }
-        let id = uuid::Uuid::new_v4().to_string();
-        let blob = self.region.unit()?.create_root_key(&binding(key, &id), material)?;
-        Ok(Version { id, created: now.to_owned(), blob })
     }
 
-    fn wrap_newest(&self, key: &RootKey, data_key: &[u8], aad: &[String]) -> Result<Wrapped> {
-        let version = key.versions.first().ok_or_else(|| Error::Damaged(key.id.clone()))?;
-        let wrapped = self
-            .region
-            .unit()?
-            .wrap_data_key(&version.blob, &version.binding(&key.id), aad, data_key)
-            .map_err(|error| match error.code {
-                cryptoki_sys::CKR_DATA_LEN_RANGE => {
-                    Error::Field { field: "plaintext", problem: "must have 1 to 4096 bytes" }
+    /// Uses a key. While units go over to another master key, a unit and a blob may just not fit together: the
+    /// next try finds them both changed.
+    fn patiently<T>(&self, key: &str, work: impl Fn(&CryptoUnit, &RootKey) -> Result<T>) -> Result<T> {
+        let mut patience = self.region.patience();
+        loop {
+            let outcome = self.current(key).and_then(|found| work(&*self.region.unit()?, &found));
+            match outcome {
+                Err(Error::Unit(error)) if is_about_master_key(&error) => {
+                    if !patience.wait() {
+                        // They may be going over still, when the patience has come to its end.
+                        let retry = error.retry || self.region.settles();
+                        return Err(UnitError { retry, ..error }.into());
+                    }
                 }
-                _ => error.into(),
+                outcome => return outcome,
+            }
+        }
+    }
+
+    fn loaded(&self) -> RwLockReadGuard<'_, Loaded> {
+        self.loaded.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The key; all are read again first if they have come under another master key.
+    fn current(&self, key: &str) -> Result<Arc<RootKey>> {
+        let is_current = || self.loaded().generation == self.region.stored_keys_generation();
+        if !is_current() {
+            let _one_at_a_time = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
+            if !is_current() {
+                let Loaded { keys, damaged, generation, .. } = Loaded::read(&self.region)?;
+                let mut loaded = self.loaded.write().unwrap_or_else(PoisonError::into_inner);
+                damaged.iter().for_each(|id| drop(loaded.keys.remove(id)));
+                keys.into_values().for_each(|key| loaded.take(key));
+                (loaded.damaged, loaded.generation) = (damaged, generation);
+            }
+        }
+        self.get(key)
+    }
+
+    /// Takes on what somebody else has changed in the keystore; `anew` if its log is another one now.
+    ///
+    /// # Errors
+    /// [`Error::Keystore`].
+    pub fn refresh(&self, anew: bool) -> Result<()> {
+        let _one_at_a_time = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
+        if anew {
+            let read = Loaded::read(&self.region)?;
+            *self.loaded.write().unwrap_or_else(PoisonError::into_inner) = read;
+            return Ok(());
+        }
+        // What follows is read while nobody else changes what is loaded: it could be newer than what was read. Most
+        // often there is nothing, and nobody has to wait.
+        let since = self.loaded().revision;
+        if self.region.keystore().changes(KIND, since)?.changes.is_empty() {
+            return Ok(());
+        }
+        let mut loaded = self.loaded.write().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            let found = self.region.keystore().changes(KIND, loaded.revision)?;
+            for change in found.changes {
+                let old = match change.record.as_ref().map(RootKey::from_record) {
+                    Some(Ok(key)) => {
+                        loaded.damaged.remove(&change.id);
+                        loaded.keys.insert(change.id, Arc::new(key))
+                    }
+                    Some(Err(error)) => {
+                        tracing::error!(%error, "a root key takes no part");
+                        loaded.damaged.insert(change.id.clone());
+                        loaded.keys.remove(&change.id)
+                    }
+                    None => loaded.keys.remove(&change.id),
+                };
+                let now =
+                    |blob: &KeyBlob, key: &RootKey| key.versions.iter().any(|version| version.blob == *blob);
+                for version in old.iter().flat_map(|old| &old.versions) {
+                    let stays = old.as_ref().and_then(|old| loaded.keys.get(&old.id));
+                    if stays.is_none_or(|key| !now(&version.blob, key)) {
+                        self.region.units().iter().for_each(|installed| installed.unit.forget(&version.blob));
+                    }
+                }
+            }
+            loaded.revision = found.revision;
+            if !found.more {
+                return Ok(());
+            }
+        }
+    }
+
+    fn sealing(&self) -> Result<Sealing> {
+        Ok(self.region.sealing(self.region.unit()?)?)
+    }
+
+    fn wrap_newest(
+        &self,
+        unit: &CryptoUnit,
+        key: &RootKey,
+        data_key: &[u8],
+        aad: &[String],
+    ) -> Result<Wrapped> {
+        let version = key.versions.first().ok_or_else(|| Error::Damaged(key.id.clone()))?;
+        let wrapped =
+            unit.wrap_data_key(&version.blob, &version.binding(&key.id), aad, data_key).map_err(|error| {
+                match error.code {
+                    cryptoki_sys::CKR_DATA_LEN_RANGE => {
+                        Error::Field { field: "plaintext", problem: "must have 1 to 4096 bytes" }
+                    }
+                    _ => error.into(),
+                }
             })?;
         let envelope = Ciphertext {
             version: CIPHERTEXT_VERSION.into(),
@@ -392,26 +585,68 @@ impl RootKeys {
     }
 
     /// Keystore first: a change is seen only when it is durable. Of two at the same time one is refused.
-    fn store(&self, mut key: RootKey) -> Result<Arc<RootKey>> {
+    fn store(&self, key: RootKey, sealing: Option<&Sealing>) -> Result<Arc<RootKey>> {
         let expect = match key.record_version {
             0 => Expect::Absent,
             version => Expect::Version(version),
         };
         let write =
             Write { kind: KIND.into(), id: key.id.clone(), expect, effect: Effect::Put(key.to_body()?) };
-        self.region.keystore().commit(vec![write]).map_err(|error| match error {
-            keystore::Error::Conflict { .. } => Error::Busy(key.id.clone()),
-            other => other.into(),
-        })?;
+        let committed = match sealing {
+            Some(sealing) => self.region.commit_sealed(sealing, vec![write]),
+            None if key.versions.is_empty() => {
+                self.region.keystore().commit(vec![write, unstage(KIND, &key.id)])
+            }
+            None => self.region.keystore().commit(vec![write]),
+        };
+        match committed {
+            Ok(_) => {}
+            Err(keystore::Error::Unacknowledged) if sealing.is_some() => {
+                self.held_back.fetch_max(self.region.keystore().head()?, Ordering::AcqRel);
+                return Err(keystore::Error::Unacknowledged.into());
+            }
+            Err(keystore::Error::Unacknowledged) => {
+                // It is written here: a key that was taken out of use is so at once.
+                let erases = key.versions.is_empty();
+                self.show(key);
+                if erases {
+                    self.region.keystore().erase_log()?;
+                }
+                return Err(keystore::Error::Unacknowledged.into());
+            }
+            Err(keystore::Error::Conflict { .. }) => {
+                self.show_held_back()?;
+                return Err(Error::Busy(key.id));
+            }
+            Err(other) => return Err(other.into()),
+        }
+        Ok(self.show(key))
+    }
+
+    /// A key as it has just been stored.
+    fn show(&self, mut key: RootKey) -> Arc<RootKey> {
         key.record_version += 1;
         let key = Arc::new(key);
-        let mut keys = self.keys.write().unwrap_or_else(PoisonError::into_inner);
-        // Two changes may come here in another order than they were committed in.
-        let newest = keys.entry(key.id.clone()).or_insert_with(|| key.clone());
-        if newest.record_version < key.record_version {
-            *newest = key.clone();
+        self.loaded.write().unwrap_or_else(PoisonError::into_inner).take(key.clone());
+        key
+    }
+
+    /// Is there new key material that waits for the other region?
+    pub fn holds_back(&self) -> bool {
+        self.held_back.load(Ordering::Acquire) != 0
+    }
+
+    /// Uses new key material that the other region has acknowledged by now.
+    ///
+    /// # Errors
+    /// [`Error::Keystore`].
+    pub fn show_held_back(&self) -> Result<()> {
+        let held_back = self.held_back.load(Ordering::Acquire);
+        if held_back != 0 && matches!(self.region.keystore().gate().outcome(held_back), Some(Ok(()))) {
+            self.refresh(false)?;
+            self.held_back.compare_exchange(held_back, 0, Ordering::AcqRel, Ordering::Acquire).ok();
         }
-        Ok(key)
+        Ok(())
     }
 
     fn id<'a>(&self, key: &'a str) -> Option<&'a str> {
@@ -424,6 +659,32 @@ impl RootKeys {
 
     fn now(&self) -> String {
         rfc3339(self.clock.now())
+    }
+}
+
+impl Loaded {
+    /// Takes a key as it is now: of two changes, the later one may come here first.
+    fn take(&mut self, key: Arc<RootKey>) {
+        let newest = self.keys.entry(key.id.clone()).or_insert_with(|| key.clone());
+        if newest.record_version < key.record_version {
+            *newest = key;
+        }
+    }
+
+    fn read(region: &Region) -> Result<Self> {
+        let generation = region.stored_keys_generation();
+        let revision = region.keystore().head()?;
+        let (mut keys, mut damaged) = (HashMap::new(), HashSet::new());
+        for record in region.keystore().scan(KIND)? {
+            match RootKey::from_record(&record) {
+                Ok(key) => drop(keys.insert(key.id.clone(), Arc::new(key))),
+                Err(error) => {
+                    tracing::error!(%error, "a root key takes no part");
+                    damaged.insert(record.id);
+                }
+            }
+        }
+        Ok(Self { keys, damaged, generation, revision })
     }
 }
 
@@ -477,6 +738,15 @@ impl Version {
     }
 }
 
+fn new_version(sealing: &Sealing, key: &str, material: Option<&[u8]>, now: &str) -> Result<Version> {
+    if material.is_some_and(|m| !matches!(m.len(), 16 | 24 | 32)) {
+        return Err(Error::Field { field: "material", problem: "must have 16, 24 or 32 bytes" });
+    }
+    let id = uuid::Uuid::new_v4().to_string();
+    let blob = sealing.unit().create_root_key(&binding(key, &id), material)?;
+    Ok(Version { id, created: now.to_owned(), blob })
+}
+
 /// Sealed with the material, so that a blob moved to another key or version is refused.
 fn binding(key: &str, version: &str) -> Vec<u8> {
     format!("{key}/{version}").into_bytes()
@@ -502,5 +772,7 @@ fn printable(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(200).collect()
 }
 
-const KIND: &str = "root-key";
+const KIND: &str = stored_keys::ROOT_KEY;
+/// Of a destroyed key whose record could not be read any more.
+const DAMAGED_NAME: &str = "(damaged record)";
 const CIPHERTEXT_VERSION: &str = "1";

@@ -3,6 +3,7 @@
 pub(in crate::units) mod aes;
 pub mod digest;
 pub mod ec;
+pub mod edwards;
 pub(in crate::units) mod hmac;
 pub mod rsa;
 

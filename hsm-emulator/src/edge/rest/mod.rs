@@ -1,0 +1,3 @@
+//! The HTTP interfaces, on the same port as gRPC.
+
+pub mod tke;
