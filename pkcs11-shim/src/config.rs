@@ -5,7 +5,7 @@
 //! | `HSM_PKCS11_CONFIG` | | path of a TOML file with the keys below |
 //! | | `backend` | `"embedded"` or `"remote"` |
 //! | `HSM_PKCS11_STATE` | `state` | state directory of the embedded HSM |
-//! | `HSM_GRPC_ENDPOINT` | `endpoints` | where remote HSMs are, tried in this order (comma-separated in the environment) |
+//! | `HSM_GRPC_ENDPOINT` | `endpoints` | the regions of a remote HSM, home first (comma-separated in the environment); a lost one is left for the next, and come back to |
 //! | `HSM_API_KEY` | | API key for the remote HSM |
 //! | `HSM_API_KEY_FILE` | `api_key_file` | a file with it |
 //!

@@ -1,7 +1,7 @@
 //! What needs no secret is computed here, not in the HSM: digests, and operations with public keys.
 
 use cryptoki_sys::*;
-use hsm_emulator::units::mechanism::{Mechanism, digest, ec, rsa};
+use hsm_emulator::units::mechanism::{Mechanism, digest, ec, edwards, rsa};
 use hsm_emulator::units::{Attributes, Error, Result};
 use openssl::error::ErrorStack;
 use openssl::hash::MessageDigest;
@@ -45,6 +45,7 @@ impl PublicKey {
         match attributes.ulong(CKA_KEY_TYPE) {
             Some(CKK_RSA) => rsa::public_key(attributes).map(Self),
             Some(CKK_EC) => ec::public_key(attributes).map(Self),
+            Some(CKK_EC_EDWARDS) => edwards::public_key(attributes).map(Self),
             _ => Err(Error::new(CKR_KEY_TYPE_INCONSISTENT, "not a public key that can be used")),
         }
     }
@@ -56,6 +57,7 @@ impl PublicKey {
     pub fn verify(&self, mechanism: &Mechanism, data: &[u8], signature: &[u8]) -> Result<()> {
         match self.0.id() {
             Id::EC => ec::verify(&self.0, data, signature),
+            Id::ED25519 => edwards::verify(&self.0, data, signature),
             _ => rsa::verify(mechanism, &self.0, data, signature),
         }
     }

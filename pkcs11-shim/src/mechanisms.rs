@@ -112,6 +112,8 @@ pub static MECHANISMS: &[MechanismInfo] = &[
     ec(CKM_ECDSA_SHA256, SIGNATURE, Shape::None),
     ec(CKM_ECDSA_SHA384, SIGNATURE, Shape::None),
     ec(CKM_ECDSA_SHA512, SIGNATURE, Shape::None),
+    edwards(CKM_EC_EDWARDS_KEY_PAIR_GEN, CKF_GENERATE_KEY_PAIR),
+    edwards(CKM_EDDSA, SIGNATURE),
     ec(CKM_ECDH1_DERIVE, CKF_DERIVE, Shape::Ecdh1),
     aes(CKM_AES_KEY_GEN, CKF_GENERATE, Shape::None),
     aes(CKM_AES_ECB, CIPHER | WRAPPING, Shape::None),
@@ -146,6 +148,11 @@ const fn rsa(kind: CK_MECHANISM_TYPE, flags: CK_FLAGS, shape: Shape) -> Mechanis
 const fn ec(kind: CK_MECHANISM_TYPE, flags: CK_FLAGS, shape: Shape) -> MechanismInfo {
     let flags = flags | CKF_EC_F_P | CKF_EC_NAMEDCURVE | CKF_EC_UNCOMPRESS;
     MechanismInfo { kind, key_types: &[CKK_EC], key_sizes: (224, 521), flags, shape }
+}
+
+const fn edwards(kind: CK_MECHANISM_TYPE, flags: CK_FLAGS) -> MechanismInfo {
+    let flags = flags | CKF_EC_F_P | CKF_EC_NAMEDCURVE | CKF_EC_COMPRESS;
+    MechanismInfo { kind, key_types: &[CKK_EC_EDWARDS], key_sizes: (256, 256), flags, shape: Shape::None }
 }
 
 const fn aes(kind: CK_MECHANISM_TYPE, flags: CK_FLAGS, shape: Shape) -> MechanismInfo {

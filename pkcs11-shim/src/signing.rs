@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use cryptoki_sys::*;
 use hsm_emulator::units::Result;
-use hsm_emulator::units::mechanism::{Mechanism, digest};
+use hsm_emulator::units::mechanism::{Mechanism, digest, edwards};
 use openssl::hash::MessageDigest;
 use zeroize::Zeroizing;
 
@@ -234,6 +234,7 @@ pub fn signature_bytes(key: &Object, mechanism: &Mechanism) -> usize {
     }
     match key.key_type() {
         Some(CKK_RSA) => key.attributes.get(CKA_MODULUS).map_or(0, <[u8]>::len),
+        Some(CKK_EC_EDWARDS) => edwards::SIGNATURE_BYTES,
         _ => 2 * curves::order_bytes(&key.attributes).unwrap_or(curves::LARGEST_ORDER_BYTES),
     }
 }

@@ -88,6 +88,18 @@ impl Server {
         (self.process, self.endpoint) = serve(self.state.path(), &address);
     }
 
+    /// Another one with the same keys, as a second region has them.
+    pub fn copy(&mut self) -> Self {
+        self.kill();
+        let state = Directory::new();
+        let copied = Command::new("cp").args(["-a", "-T"]).arg(self.state.path()).arg(state.path()).status();
+        assert!(copied.unwrap().success());
+        std::fs::remove_file(state.path().join("endpoint")).ok();
+        self.restart();
+        let (process, endpoint) = serve(state.path(), "127.0.0.1:0");
+        Self { endpoint, process, state }
+    }
+
     /// Makes it stop answering, or go on.
     pub fn signal(&self, signal: Signal) {
         kill_process(self.process.pid, signal).unwrap();

@@ -37,6 +37,7 @@ fn pkcs11_tool_makes_keys_and_signatures_that_openssl_verifies() {
         run(dir.path(), "pkcs11-tool", &[&common, arguments].concat())
     };
     std::fs::write(dir.path().join("data"), vec![b'x'; 100_000]).unwrap();
+    std::fs::write(dir.path().join("short"), b"short").unwrap();
     for (id, kind) in [("01", "rsa:2048"), ("02", "EC:prime256v1")] {
         tool(&["--keypairgen", "--key-type", kind, "--id", id, "--label", kind]);
         tool(&["--read-object", "--type", "pubkey", "--id", id, "-o", id]);
@@ -66,6 +67,12 @@ fn pkcs11_tool_makes_keys_and_signatures_that_openssl_verifies() {
             assert!(run(dir.path(), "openssl", &verify).contains("Verified OK"));
         }
     }
+    tool(&["--keypairgen", "--key-type", "EC:edwards25519", "--id", "04", "--label", "ed25519"]);
+    tool(&["--read-object", "--type", "pubkey", "--id", "04", "-o", "ed25519.pem"]);
+    tool(&["--sign", "-m", "EDDSA", "--id", "04", "-i", "short", "-o", "signature"]);
+    let key = ["-pubin", "-inkey", "ed25519.pem"];
+    let verify = ["pkeyutl", "-verify", "-rawin", "-in", "short", "-sigfile", "signature"];
+    assert!(run(dir.path(), "openssl", &[&verify[..], &key].concat()).contains("Verified Successfully"));
     tool(&["--keygen", "--key-type", "AES:32", "--id", "03", "--label", "aes"]);
     let iv = "000102030405060708090a0b0c0d0e0f";
     tool(&["--encrypt", "-m", "AES-CBC-PAD", "--id", "03", "--iv", iv, "-i", "data", "-o", "encrypted"]);

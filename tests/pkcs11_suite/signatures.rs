@@ -1,6 +1,7 @@
 //! Signatures and MACs.
 
 use cryptoki::error::RvError;
+use cryptoki::mechanism::eddsa::{EddsaParams, EddsaSignatureScheme};
 use cryptoki::mechanism::rsa::{PkcsMgfType, PkcsPssParams};
 use cryptoki::mechanism::{Mechanism, MechanismType};
 use cryptoki::object::{Attribute, KeyType, ObjectClass, ObjectHandle};
@@ -81,6 +82,24 @@ fn ecdsa_signs_on_every_curve() {
         assert_eq!(session.sign(&Mechanism::Ecdsa, private, &[5; 32]).unwrap().len(), len);
         session.sign_init(&Mechanism::Ecdsa, private).unwrap();
         assert_eq!(refusal(session.sign_update(&[5; 32])), RvError::OperationNotInitialized);
+    }
+}
+
+#[test]
+fn ed25519_signs() {
+    let session = user_session("ed25519");
+    let eddsa = Mechanism::Eddsa(EddsaParams::new(EddsaSignatureScheme::Ed25519));
+    // By object identifier, and by name.
+    for params in [&b"\x06\x03\x2b\x65\x70"[..], b"\x13\x0cedwards25519"] {
+        let public = [Attribute::EcParams(params.to_vec())];
+        let (public, private) =
+            session.generate_key_pair(&Mechanism::EccEdwardsKeyPairGen, &public, &[]).unwrap();
+        check(&session, &eddsa, public, private, b"data");
+        assert_eq!(session.sign(&eddsa, private, b"").unwrap().len(), 64);
+        assert_eq!(
+            refusal(session.sign_init(&Mechanism::EcdsaSha256, private)),
+            RvError::KeyTypeInconsistent
+        );
     }
 }
 

@@ -24,7 +24,7 @@ impl EmbeddedBackend {
     /// # Errors
     /// `CKR_DEVICE_ERROR`, and the unit's.
     pub fn open(state: &Path) -> Result<Self> {
-        let layout = Layout { region: "local".to_owned(), units: 1 };
+        let layout = Layout { region: "local".to_owned(), operational: 1, recovery: 0, master_key: true };
         let region = Arc::new(Region::open(state, &layout).map_err(|error| match error {
             region::Error::Unit(error) => error,
             other => Error::new(CKR_DEVICE_ERROR, other.to_string()),
@@ -40,7 +40,7 @@ impl Backend for EmbeddedBackend {
     }
 
     fn generate_key(&self, mechanism: &Mechanism, template: &Attributes) -> Result<KeyBlob> {
-        self.region.unit()?.generate_key(mechanism, template)
+        self.region.seal_for_caller(|unit| unit.generate_key(mechanism, template))
     }
 
     fn generate_key_pair(
@@ -49,19 +49,19 @@ impl Backend for EmbeddedBackend {
         public: &Attributes,
         private: &Attributes,
     ) -> Result<(KeyBlob, KeyBlob)> {
-        self.region.unit()?.generate_key_pair(mechanism, public, private)
+        self.region.seal_for_caller(|unit| unit.generate_key_pair(mechanism, public, private))
     }
 
     fn create_object(&self, template: &Attributes) -> Result<KeyBlob> {
-        self.region.unit()?.create_object(template)
+        self.region.seal_for_caller(|unit| unit.create_object(template))
     }
 
     fn change_object(&self, object: &KeyBlob, changes: &Attributes, copy: bool) -> Result<KeyBlob> {
-        self.region.unit()?.change_object(object, changes, copy)
+        self.region.seal_for_caller(|unit| unit.change_object(object, changes, copy))
     }
 
     fn sealed_attribute(&self, object: &KeyBlob, kind: u64) -> Result<Zeroizing<Vec<u8>>> {
-        self.region.unit()?.sealed_attribute(object, kind)
+        self.region.unit()?.attribute(object, kind)
     }
 
     fn encrypt(&self, mechanism: &Mechanism, key: &KeyBlob, plaintext: &[u8]) -> Result<Vec<u8>> {
@@ -91,11 +91,11 @@ impl Backend for EmbeddedBackend {
         wrapped: &[u8],
         template: &Attributes,
     ) -> Result<KeyBlob> {
-        self.region.unit()?.unwrap_key(mechanism, unwrapping_key, wrapped, template)
+        self.region.seal_for_caller(|unit| unit.unwrap_key(mechanism, unwrapping_key, wrapped, template))
     }
 
     fn derive_key(&self, mechanism: &Mechanism, base: &KeyBlob, template: &Attributes) -> Result<KeyBlob> {
-        self.region.unit()?.derive_key(mechanism, base, template)
+        self.region.seal_for_caller(|unit| unit.derive_key(mechanism, base, template))
     }
 
     fn tokens(&self) -> Result<Vec<Token>> {

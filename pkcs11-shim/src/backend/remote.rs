@@ -2,6 +2,7 @@
 
 mod connection;
 mod messages;
+mod regions;
 
 use bytes::Bytes;
 use cryptoki_sys::{CKR_DATA_LEN_RANGE, CKR_DEVICE_ERROR};

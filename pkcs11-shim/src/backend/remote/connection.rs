@@ -9,10 +9,10 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use cryptoki_sys::{CKR_DEVICE_ERROR, CKR_FUNCTION_FAILED};
-use hsm_emulator::units::{Error, Result};
+use cryptoki_sys::{CKR_DEVICE_ERROR, CKR_FUNCTION_FAILED, CKR_TOKEN_WRITE_PROTECTED};
+use hsm_emulator::units::{Error, Result, vendor};
 use hsm_proto::tokens::tokens_client::TokensClient;
 use hsm_proto::tokens::{Request, Response, request, response};
 use hyper_util::rt::TokioIo;
@@ -25,6 +25,7 @@ use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Channel, Endpoint as TonicEndpoint};
 use zeroize::Zeroizing;
 
+use super::regions::{PATIENCE, Regions};
 use crate::config::{ApiKey, Endpoint};
 use crate::fork;
 use crate::handles::lock;
@@ -32,7 +33,7 @@ use crate::handles::lock;
 /// Where to connect, and the connections that threads have made.
 pub struct Connections {
     id: u64,
-    endpoints: Vec<Endpoint>,
+    regions: Regions,
     authorization: MetadataValue<Ascii>,
     threads: Mutex<Vec<Weak<Place>>>,
 }
@@ -55,6 +56,8 @@ struct Pool(Zeroizing<Vec<u8>>);
 /// An open stream.
 struct Connection {
     process: u64,
+    /// Its place in the order of preference.
+    region: usize,
     /// `None` only while being dropped.
     open: Option<Open>,
 }
@@ -76,7 +79,7 @@ impl Connections {
             .map_err(|_| Error::new(CKR_FUNCTION_FAILED, "the API key has characters that can't be sent"))?;
         authorization.set_sensitive(true);
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
-        Ok(Self { id, endpoints: endpoints.to_vec(), authorization, threads: Mutex::default() })
+        Ok(Self { id, regions: Regions::new(endpoints), authorization, threads: Mutex::default() })
     }
 
     /// Sends a request on this thread's stream and waits for its answer. A broken stream is replaced once.
@@ -98,12 +101,36 @@ impl Connections {
             let probe = request::Call::ListTokens(hsm_proto::tokens::ListTokensRequest {});
             self.exchange(line, probe)?;
             let connection = line.connection.as_mut().ok_or_else(|| unreachable_hsm("no connection"))?;
-            let answer = connection.exchange(Request { call: Some(request) });
+            let region = connection.region;
+            let answer = self.ask(connection, Request { call: Some(request.clone()) });
             if answer.is_err() {
                 line.connection = None;
             }
-            refusal(answer.map_err(Broken::into_error)?)
+            match refusal(answer.map_err(Broken::into_error)?) {
+                Err(error) if error.code == CKR_TOKEN_WRITE_PROTECTED && self.regions.are_several() => {
+                    self.change_elsewhere(region, request, error)
+                }
+                outcome => outcome,
+            }
         })
+    }
+
+    /// This region has refused to write, since it is not the primary one: another one is.
+    fn change_elsewhere(
+        &self,
+        refused: usize,
+        request: request::Call,
+        refusal_there: Error,
+    ) -> Result<response::Answer> {
+        for region in self.regions.order().into_iter().filter(|region| *region != refused) {
+            let Ok(mut connection) = self.open(region) else { continue };
+            let answer = self.ask(&mut connection, Request { call: Some(request.clone()) });
+            match refusal(answer.map_err(Broken::into_error)?) {
+                Err(error) if error.code == CKR_TOKEN_WRITE_PROTECTED => {}
+                outcome => return outcome,
+            }
+        }
+        Err(refusal_there)
     }
 
     /// Random bytes, from this thread's pool if they are few.
@@ -134,34 +161,94 @@ impl Connections {
         }
     }
 
+    /// On this thread's stream; if that is broken or its region lost, on a new one to whichever region answers.
     fn exchange(&self, line: &mut Line, request: request::Call) -> Result<response::Answer> {
         let request = Request { call: Some(request) };
+        self.go_home(line);
+        let mut last = unreachable_hsm("no endpoint is configured");
         if let Some(mut connection) = line.connection.take() {
-            match connection.exchange(request.clone()) {
-                Ok(answer) => {
+            match self.ask(&mut connection, request.clone()) {
+                Ok(answer) if !self.is_without_units(&answer) => {
                     line.connection = Some(connection);
                     return refusal(answer);
                 }
                 // The HSM may be slow rather than gone: asking again would double its load.
                 Err(broken @ Broken::TimedOut) => return Err(broken.into_error()),
+                Ok(answer) => {
+                    self.regions.lose(connection.region);
+                    last = refusal(answer).err().unwrap_or(last);
+                }
+                // A stream that broke while it was idle says little about its region.
                 Err(Broken::Lost(_)) => {}
+                Err(Broken::Silent) => self.regions.lose(connection.region),
             }
         }
-        let mut connection = self.connect()?;
-        let answer = connection.exchange(request).map_err(Broken::into_error)?;
-        line.connection = Some(connection);
-        refusal(answer)
-    }
-
-    fn connect(&self) -> Result<Connection> {
-        let mut last = unreachable_hsm("no endpoint is configured");
-        for endpoint in &self.endpoints {
-            match Connection::open(endpoint, &self.authorization) {
-                Ok(connection) => return Ok(connection),
-                Err(error) => last = error,
+        for region in self.regions.order() {
+            let mut connection = match self.open(region) {
+                Ok(connection) => connection,
+                Err(error) => {
+                    self.regions.lose(region);
+                    last = error;
+                    continue;
+                }
+            };
+            match self.ask(&mut connection, request.clone()) {
+                Ok(answer) if !self.is_without_units(&answer) => {
+                    self.regions.find(region);
+                    line.connection = Some(connection);
+                    return refusal(answer);
+                }
+                Ok(answer) => last = refusal(answer).err().unwrap_or(last),
+                Err(broken @ Broken::TimedOut) => return Err(broken.into_error()),
+                Err(broken) => last = broken.into_error(),
             }
+            self.regions.lose(region);
         }
         Err(last)
+    }
+
+    /// A region whose crypto units do not serve is as good as lost, if there is another one.
+    fn is_without_units(&self, answer: &response::Answer) -> bool {
+        let no_key = |code| code == vendor::CKR_IBM_WK_NOT_INITIALIZED;
+        self.regions.are_several() && matches!(answer, response::Answer::Error(error) if no_key(error.code))
+    }
+
+    /// Goes back to a better region once that answers again.
+    fn go_home(&self, line: &mut Line) {
+        let Some(region) = line.connection.as_ref().map(|connection| connection.region) else { return };
+        if let Some(better) = self.regions.better_than(region)
+            && let Ok(connection) = self.open(better)
+        {
+            self.regions.find(better);
+            line.connection = Some(connection);
+        }
+    }
+
+    fn open(&self, region: usize) -> Result<Connection> {
+        let patience = if self.regions.are_several() { PATIENCE } else { CONNECT_TIMEOUT };
+        Connection::open(region, self.regions.endpoint(region), &self.authorization, patience)
+    }
+
+    /// Waits for the answer; whenever it does not come for a while, looks whether its region is alive, if there is
+    /// another one to go to.
+    fn ask(&self, connection: &mut Connection, request: Request) -> Result<response::Answer, Broken> {
+        let limit = match request.call {
+            Some(request::Call::GenerateKeyPair(_)) => KEY_PAIR_TIMEOUT,
+            _ => CALL_TIMEOUT,
+        };
+        connection.send(request)?;
+        if !self.regions.are_several() {
+            return connection.receive(limit);
+        }
+        let deadline = Instant::now() + limit;
+        while Instant::now() < deadline {
+            match connection.receive(PATIENCE) {
+                Err(Broken::TimedOut) if self.open(connection.region).is_err() => return Err(Broken::Silent),
+                Err(Broken::TimedOut) => {}
+                outcome => return outcome,
+            }
+        }
+        Err(Broken::TimedOut)
     }
 
     fn with_line<R: Send>(&self, use_line: impl FnOnce(&mut Line) -> Result<R> + Send) -> Result<R> {
@@ -206,7 +293,12 @@ impl Drop for Connections {
 }
 
 impl Connection {
-    fn open(endpoint: &Endpoint, authorization: &MetadataValue<Ascii>) -> Result<Self> {
+    fn open(
+        region: usize,
+        endpoint: &Endpoint,
+        authorization: &MetadataValue<Ascii>,
+        patience: Duration,
+    ) -> Result<Self> {
         let runtime = Builder::new_current_thread()
             .enable_all()
             .build()
@@ -226,19 +318,18 @@ impl Connection {
             Ok((requests, answers))
         };
         let (requests, answers) = runtime
-            .block_on(timeout(CONNECT_TIMEOUT, connecting))
+            .block_on(timeout(patience, connecting))
             .unwrap_or_else(|| Err(unreachable_hsm("connecting took too long")))?;
-        Ok(Self { process: fork::adopt(), open: Some(Open { requests, answers, runtime }) })
+        Ok(Self { process: fork::adopt(), region, open: Some(Open { requests, answers, runtime }) })
     }
 
-    fn exchange(&mut self, request: Request) -> Result<response::Answer, Broken> {
-        let Some(Open { requests, answers, runtime }) = &mut self.open else { return Err(Broken::TimedOut) };
-        let lost = |_| Broken::Lost("the stream is closed".to_owned());
-        let limit = match request.call {
-            Some(request::Call::GenerateKeyPair(_)) => KEY_PAIR_TIMEOUT,
-            _ => CALL_TIMEOUT,
-        };
-        requests.send(request).map_err(lost)?;
+    fn send(&mut self, request: Request) -> Result<(), Broken> {
+        let Some(open) = &self.open else { return Err(Broken::TimedOut) };
+        open.requests.send(request).map_err(|_| Broken::Lost("the stream is closed".to_owned()))
+    }
+
+    fn receive(&mut self, limit: Duration) -> Result<response::Answer, Broken> {
+        let Some(Open { answers, runtime, .. }) = &mut self.open else { return Err(Broken::TimedOut) };
         match runtime.block_on(timeout(limit, answers.message())) {
             None => Err(Broken::TimedOut),
             Some(Err(status)) => Err(Broken::Lost(status.message().to_owned())),
@@ -276,6 +367,8 @@ impl Pool {
 enum Broken {
     /// No answer in time.
     TimedOut,
+    /// Nor does the region answer anything else.
+    Silent,
     /// The stream has ended.
     Lost(String),
 }
@@ -283,7 +376,7 @@ enum Broken {
 impl Broken {
     fn into_error(self) -> Error {
         match self {
-            Self::TimedOut => unreachable_hsm("it did not answer in time"),
+            Self::TimedOut | Self::Silent => unreachable_hsm("it did not answer in time"),
             Self::Lost(reason) => unreachable_hsm(&reason),
         }
     }
