@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,14 @@ import pytest
 
 from region import BIN, Region, keyed_bucket
 
+# pexpect forks. What gRPC does before a fork can wait for ever for its own threads, and the child only execs.
+os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
+
 _numbers = itertools.count(1)
 
 
 def pytest_sessionstart() -> None:
-    missing = [name for name in ("hsm-emulator", "cos-service", "libhsm_pkcs11.so") if not (BIN / name).exists()]
+    missing = [name for name in ("hsm-emulator", "tke", "cos-service", "libhsm_pkcs11.so") if not (BIN / name).exists()]
     if missing:
         pytest.exit(f"not built: {', '.join(missing)}; run scripts/test, or cargo build --release", returncode=3)
 

@@ -95,12 +95,12 @@ class Region:
         os.kill(pid, signal.SIGTERM)
         eventually(lambda: not alive(pid), f"process {pid} has stopped")
 
-    def restart_without_up(self, process: str) -> None:
+    def restart_without_up(self, process: str, *options: str | Path) -> None:
         """Kills a process and starts it again by its own command line, whatever the other one does."""
         command = Path(f"/proc/{self.pid(process)}/cmdline").read_text().rstrip("\0").split("\0")
         self.kill(process)
         with open(self.state / f"{process}.log", "a") as log:
-            new = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+            new = subprocess.Popen([*command, *options], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
         self._children.append(new)
         started = Path(f"/proc/{new.pid}/stat").read_text().rpartition(")")[2].split()[19]
         (self.state / f"{process}.pid").write_text(f"{new.pid} {started}\n")

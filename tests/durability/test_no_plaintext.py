@@ -9,14 +9,16 @@ import random
 import resource
 import secrets
 import signal
+import sqlite3
 import subprocess
+import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from kms_client import Kms
+from grpc_client import Kms
 from region import Region, alive, clean_environment, eventually, keyed_bucket
 
 
@@ -25,10 +27,12 @@ def canary(name: str) -> str:
     return f"{name}-{secrets.token_hex(16)}"[:32]
 
 
-def forms(text: str) -> set[bytes]:
-    """How the text may appear: as it is, in hexadecimal, in base64 at any alignment."""
-    raw = text.encode()
-    found = {raw, raw.hex().encode(), raw.hex().upper().encode(), text.encode("utf-16-le")}
+def forms(secret: str | bytes) -> set[bytes]:
+    """How a secret may appear: as it is, in hexadecimal, in base64 at any alignment."""
+    raw = secret.encode() if isinstance(secret, str) else secret
+    found = {raw, raw.hex().encode(), raw.hex().upper().encode()}
+    if isinstance(secret, str):
+        found.add(secret.encode("utf-16-le"))
     for shift in range(3):
         # Characters that depend on neighbours are cut off.
         encoded = base64.b64encode(bytes(shift) + raw)
@@ -66,10 +70,10 @@ def pkcs11_tool(region: Region, *arguments: str | Path, **environment: str) -> s
 
 
 def test_nothing_secret_reaches_the_disk(new_region: Callable[..., Region], tmp_path: Path) -> None:
-    secrets_by_name: dict[str, str] = {}
+    secrets_by_name: dict[str, str | bytes] = {}
 
     def secret(name: str) -> str:
-        return secrets_by_name.setdefault(name, canary(name))
+        return str(secrets_by_name.setdefault(name, canary(name)))
 
     with cores_allowed():
         region = new_region()
@@ -85,7 +89,6 @@ def test_nothing_secret_reaches_the_disk(new_region: Callable[..., Region], tmp_
     kms = Kms(region.env["HSM_GRPC_ENDPOINT"], region.env["HSM_API_KEY"])
     wrapped = kms.Wrap(key=imported["id"], plaintext=secret("data-key").encode(), aad=["public"])
     assert kms.Unwrap(key=imported["id"], ciphertext=wrapped.ciphertext, aad=["public"]).plaintext
-    kms.close()
 
     # Objects and what belongs to them, under a generated and an imported key.
     clear_name = canary("object-name")
@@ -104,6 +107,15 @@ def test_nothing_secret_reaches_the_disk(new_region: Callable[..., Region], tmp_
         upload = client.create_multipart_upload(Bucket=bucket, Key="parts", Metadata={"m": secret("part-metadata")})
         upload = {name: upload[name] for name in ("Bucket", "Key", "UploadId")}
         client.upload_part(**upload, PartNumber=1, Body=secret("part").encode() * 200_000)
+
+    # The bucket keys, which the storage service has in memory and nobody on the disk.
+    with sqlite3.connect(f"file:{region.state / 'cos' / 'metadata.sqlite'}?mode=ro", uri=True) as metadata:
+        rows = metadata.execute("SELECT name, id, root_key_crn, wrapped_key FROM buckets").fetchall()
+    metadata.close()
+    for name, identity, crn, wrapped_key in rows:
+        aad = [str(uuid.UUID(bytes=identity)), crn]
+        secrets_by_name[f"key of {name}"] = kms.Unwrap(key=crn, ciphertext=wrapped_key, aad=aad).plaintext
+    kms.close()
 
     # PINs and key values through PKCS #11, in both backends.
     value = tmp_path / "value"
@@ -129,7 +141,7 @@ def test_nothing_secret_reaches_the_disk(new_region: Callable[..., Region], tmp_
         found = {name: files_with(forms(text), region.state) for name, text in secrets_by_name.items()}
         return {name: files for name, files in found.items() if files}
 
-    assert len(secrets_by_name) == 14
+    assert len(secrets_by_name) == 16
     assert leaks() == {}
     # The search finds what is there: object names stay clear.
     assert files_with(forms(clear_name), region.state)

@@ -14,7 +14,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
-from kms_client import SERVICE, Kms, channel_to, refusal
+from grpc_client import Kms, channel_to, refusal
 from region import Region
 
 ACTIVE, SUSPENDED, DESTROYED = 1, 2, 5
@@ -42,7 +42,7 @@ def refused(call: Callable[[], Any]) -> tuple[grpc.StatusCode, str]:
 def test_the_health_service_says_serving(region: Region) -> None:
     with channel_to(region.env["HSM_GRPC_ENDPOINT"]) as channel:
         health = health_pb2_grpc.HealthStub(channel)
-        for service in ("", SERVICE):
+        for service in ("", Kms.service):
             answer = health.Check(health_pb2.HealthCheckRequest(service=service), timeout=30)
             assert answer.status == health_pb2.HealthCheckResponse.SERVING
 
@@ -50,7 +50,7 @@ def test_the_health_service_says_serving(region: Region) -> None:
 def test_reflection_lists_the_services(region: Region, kms: Kms) -> None:
     with channel_to(region.env["HSM_GRPC_ENDPOINT"]) as channel:
         listed = set(ProtoReflectionDescriptorDatabase(channel).get_services())
-    assert {SERVICE, "grpc.health.v1.Health"} <= listed
+    assert {Kms.service, "grpc.health.v1.Health"} <= listed
     assert {"CreateRootKey", "Wrap", "Unwrap", "Rotate", "Disable", "Enable", "Delete"} <= kms.methods
 
 

@@ -45,12 +45,26 @@ def test_the_pkcs11_line_works_as_pasted(tour: list[str], tmp_path: Path) -> Non
     assert any(tmp_path.iterdir())
 
 
+def test_the_drill_works_as_pasted(tour: list[str], tmp_path: Path) -> None:
+    [block] = [block for block in tour if "--imprint" in block]
+    done = subprocess.run(
+        ["bash", "-ec", f"{block}\nwait"], cwd=ROOT, capture_output=True, text=True, timeout=60, env=clean_environment()
+    )
+    assert done.returncode == 0, done.stderr
+    assert "CRYPTO UNIT" in done.stdout.upper(), done.stdout
+    assert (tmp_path / "drill").is_dir() and not (tmp_path / "drill" / "endpoint").exists(), "it was stopped"
+
+
+DOCS = sorted(path.relative_to(ROOT) for path in (ROOT / "docs").glob("*.md"))
+
+
 @pytest.mark.parametrize(
-    "document", ["README.md", "ARCHITECTURE.md", "SECURITY.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/formats.md"]
+    "document", ["README.md", "ARCHITECTURE.md", "SECURITY.md", "CONTRIBUTING.md", "CHANGELOG.md", *map(str, DOCS)]
 )
 def test_documents_point_at_what_is_there(document: str) -> None:
     text = (ROOT / document).read_text()
     links = {link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link}
     paths = {path for path in re.findall(r"`((?:tests|scripts|cos-service|hsm-emulator|docs)/[\w./-]+)`", text)}
     for name in links | paths:
-        assert os.path.exists(ROOT / name), f"{document} points at {name}"
+        place = (ROOT / document).parent if name in links else ROOT
+        assert os.path.exists(place / name), f"{document} points at {name}"

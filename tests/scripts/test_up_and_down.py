@@ -146,6 +146,26 @@ def test_reset_deletes_nothing_of_somebody_else(tmp_path: Path) -> None:
     assert (precious / "hsm").read_text() == "mine"
 
 
+def test_a_directory_of_somebody_else_does_not_become_a_state(tmp_path: Path) -> None:
+    """It was adopted, and a later --reset deleted what was called as ours are."""
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "env").write_text("mine")
+    for options in ([], ["--reset", "--yes"]):
+        refused = run_script("up", "--detach", "--no-build", "--state", precious, *options)
+        assert refused.returncode == 1 and "is not a state of scripts/up" in refused.stderr
+    assert [path.name for path in precious.iterdir()] == ["env"]
+
+
+def test_an_instance_does_not_move_away_from_a_running_storage_service(new_region: Callable[..., Region]) -> None:
+    region = new_region()
+    region.kill("hsm")
+    other = int((region.state / "hsm.port").read_text()) + 1
+    refused = run_script("up", "--detach", "--no-build", "--state", region.state, "--hsm-port", str(other))
+    assert refused.returncode == 1 and "scripts/down first" in refused.stderr
+    region.up()
+
+
 def test_a_state_may_have_a_space_in_its_name(tmp_path: Path) -> None:
     directory = tmp_path / "a state PORT"
     directory.mkdir()
@@ -174,6 +194,7 @@ def test_a_port_that_is_taken_is_named(new_region: Callable[..., Region]) -> Non
 
 def test_a_failed_start_shows_the_log(tmp_path: Path) -> None:
     (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "layout").write_text("1\n")
     (tmp_path / "state" / "cos").write_text("a file in the way of the directory")
     refused = run_script("up", "--detach", "--no-build", "--state", tmp_path / "state")
     assert refused.returncode == 1

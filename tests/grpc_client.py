@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import grpc
@@ -9,7 +10,6 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message_factory import GetMessageClass
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
-SERVICE = "hsm.kms.v1.Kms"
 
 
 def channel_to(endpoint: str) -> grpc.Channel:
@@ -18,8 +18,10 @@ def channel_to(endpoint: str) -> grpc.Channel:
     return grpc.insecure_channel(endpoint.removeprefix("http://"), options=options)
 
 
-class Kms:
+class Client:
     """`Kms(endpoint, token).Wrap(key=..., plaintext=...)`: any method, its request's fields as arguments."""
+
+    service: str
 
     def __init__(self, endpoint: str, token: str | None, scheme: str = "Bearer") -> None:
         self._channel = channel_to(endpoint)
@@ -27,7 +29,7 @@ class Kms:
         self.patient = False
         self._metadata = [("authorization", f"{scheme} {token}")] if token is not None else []
         pool = DescriptorPool(ProtoReflectionDescriptorDatabase(self._channel))
-        self._methods = {method.name: method for method in pool.FindServiceByName(SERVICE).methods}
+        self._methods = {method.name: method for method in pool.FindServiceByName(self.service).methods}
 
     @property
     def methods(self) -> set[str]:
@@ -37,7 +39,7 @@ class Kms:
         method = self._methods[name]
         request_type, response_type = GetMessageClass(method.input_type), GetMessageClass(method.output_type)
         call = self._channel.unary_unary(
-            f"/{SERVICE}/{name}",
+            f"/{self.service}/{name}",
             request_serializer=request_type.SerializeToString,
             response_deserializer=response_type.FromString,
         )
@@ -45,6 +47,27 @@ class Kms:
 
     def close(self) -> None:
         self._channel.close()
+
+
+class Kms(Client):
+    """Root keys."""
+
+    service = "hsm.kms.v1.Kms"
+
+
+class Grep11(Client):
+    """IBM's Enterprise PKCS #11 over gRPC."""
+
+    service = "grep11.Crypto"
+
+
+def grep11_error(error: grpc.RpcError) -> int:
+    """The CKR_* of GREP11's only detail, the code in which must be the call's own."""
+    status = dict(error.trailing_metadata() or ()).get("grpc-status-details-bin", b"")
+    (detail,) = _fields(status)[3]
+    assert _fields(detail)[1] == [b"type.googleapis.com/grep11.Grep11Error"]
+    assert _numbers(status)[1] == error.code().value[0] != 0
+    return _numbers(_fields(detail)[2][0])[1]
 
 
 def refusal(error: grpc.RpcError) -> tuple[grpc.StatusCode, str]:
@@ -65,6 +88,18 @@ def _error_info_reason(status: bytes) -> str:
 def _fields(message: bytes) -> dict[int, list[bytes]]:
     """Length-delimited fields of a protobuf message, by number."""
     found: dict[int, list[bytes]] = {}
+    for number, value in _read(message):
+        if isinstance(value, bytes):
+            found.setdefault(number, []).append(value)
+    return found
+
+
+def _numbers(message: bytes) -> dict[int, int]:
+    """Varint fields of a protobuf message, by number."""
+    return {number: value for number, value in _read(message) if isinstance(value, int)}
+
+
+def _read(message: bytes) -> Iterator[tuple[int, int | bytes]]:
     at = 0
 
     def varint() -> int:
@@ -82,9 +117,8 @@ def _fields(message: bytes) -> dict[int, list[bytes]]:
         tag = varint()
         if tag & 7 == 2:
             length = varint()
-            found.setdefault(tag >> 3, []).append(message[at : at + length])
+            yield tag >> 3, message[at : at + length]
             at += length
         else:
             assert tag & 7 == 0, f"unexpected wire type in {message!r}"
-            varint()
-    return found
+            yield tag >> 3, varint()

@@ -1,0 +1,245 @@
+//! What happens in each drill. Every one ends as it has begun: joined, with the home region as the primary one.
+
+use std::thread::sleep;
+use std::time::Duration;
+
+use hsm_proto::kms::CreateRootKeyRequest;
+use hsm_proto::tke::UnitType;
+use rustix::process::Signal;
+
+use crate::administration::{OTHER_PARTS, PARTS};
+use crate::drill::Drill;
+use crate::pair::until;
+use crate::proxy::Condition;
+
+/// A drill.
+pub struct Scenario {
+    /// As on the command line.
+    pub name: &'static str,
+    /// In one sentence.
+    pub about: &'static str,
+    /// Of the failover region's `serve`.
+    pub flags: &'static [&'static str],
+    /// Once; may be repeated.
+    pub run: fn(&mut Drill) -> Result<(), String>,
+}
+
+/// All drills, in the order in which they are run.
+pub const SCENARIOS: [Scenario; 8] = [
+    Scenario {
+        name: "region-killed",
+        about: "the primary region is killed under load; promotion, return, failback",
+        flags: &[],
+        run: region_killed,
+    },
+    Scenario {
+        name: "region-stopped",
+        about: "the primary region stops, is replaced, and wakes up again",
+        flags: &[],
+        run: region_stopped,
+    },
+    Scenario {
+        name: "region-partitioned",
+        about: "the line between the regions is cut, and stalled one way, the other, and both",
+        flags: &[],
+        run: region_partitioned,
+    },
+    Scenario {
+        name: "slow-link",
+        about: "50 ms more in each direction between the regions",
+        flags: &[],
+        run: slow_link,
+    },
+    Scenario {
+        name: "switchover",
+        about: "the primary role goes over and back under load, ten times",
+        flags: &[],
+        run: switchover,
+    },
+    Scenario {
+        name: "rolling-restart",
+        about: "both regions are restarted, one after the other",
+        flags: &[],
+        run: rolling_restart,
+    },
+    Scenario {
+        name: "mismatched-patterns",
+        about: "a failover unit gets another master key: the checks name it",
+        flags: &[],
+        run: mismatched_patterns,
+    },
+    Scenario {
+        name: "promote-after",
+        about: "the primary region is killed; the other one promotes itself after 2 s",
+        flags: &["--promote-after", "2s"],
+        run: promote_after,
+    },
+];
+
+const HOME: usize = 0;
+const AWAY: usize = 1;
+
+fn region_killed(drill: &mut Drill) -> Result<(), String> {
+    drill.fault("kill -9 us-south, the primary region");
+    drill.pair.signal(HOME, Signal::KILL)?;
+    drill.cryptography_goes_on()?;
+    drill.promote(AWAY)?;
+    drill.writes_go_on()?;
+    return_and_fail_back(drill)
+}
+
+fn promote_after(drill: &mut Drill) -> Result<(), String> {
+    drill.fault("kill -9 us-south, the primary region");
+    drill.pair.signal(HOME, Signal::KILL)?;
+    drill.cryptography_goes_on()?;
+    drill.writes_go_on()?;
+    drill.say("us-east has promoted itself");
+    return_and_fail_back(drill)
+}
+
+/// The home region was lost, and the other one is the primary one.
+fn return_and_fail_back(drill: &mut Drill) -> Result<(), String> {
+    drill.pair.start(HOME)?;
+    drill.say("us-south is back");
+    drill.joined(AWAY)?;
+    drill.switch_over(AWAY)
+}
+
+fn region_stopped(drill: &mut Drill) -> Result<(), String> {
+    drill.fault("kill -STOP us-south, the primary region");
+    drill.pair.signal(HOME, Signal::STOP)?;
+    let late: Vec<_> =
+        (0..LATE_WRITES).map(|i| drill.spawn_write(HOME, &format!("late {i}"))).collect::<Result<_, _>>()?;
+    drill.cryptography_goes_on()?;
+    drill.promote(AWAY)?;
+    drill.writes_go_on()?;
+    drill.pair.signal(HOME, Signal::CONT)?;
+    drill.say("kill -CONT us-south, which takes itself for the primary region");
+    for write in late {
+        // Whatever it acknowledges would have to be in the other region too.
+        if let Ok(answer) = drill.block_on(write).map_err(|error| error.to_string())? {
+            drill.load.acknowledged(answer.into_inner().id);
+            return Err("the replaced primary region has acknowledged a write".to_owned());
+        }
+    }
+    drill.say(&format!("{LATE_WRITES} writes have waited in us-south, and are all refused"));
+    drill.joined(AWAY)?;
+    drill.switch_over(AWAY)
+}
+
+fn region_partitioned(drill: &mut Drill) -> Result<(), String> {
+    let good = Condition::default();
+    for (what, condition) in [
+        ("cut the line between the regions", Condition { cut: true, ..good }),
+        ("stall the line from us-east to us-south", Condition { stalled_forth: true, ..good }),
+        ("stall the line from us-south to us-east", Condition { stalled_back: true, ..good }),
+        ("stall the line both ways", Condition { stalled_forth: true, stalled_back: true, ..good }),
+    ] {
+        drill.fault(what);
+        drill.pair.line.set(condition);
+        let home = drill.pair.kms(HOME)?;
+        let refused = |drill: &Drill| {
+            let request = CreateRootKeyRequest { name: "refused".to_owned(), material: Vec::new() };
+            let answer = drill.block_on(home.clone().create_root_key(request));
+            match answer {
+                Ok(key) => drill.load.acknowledged(key.into_inner().id),
+                Err(status) if status.code() == tonic::Code::Unavailable => return Ok(true),
+                Err(status) => return Err(format!("a write is refused with {:?}", status.code())),
+            }
+            Ok(false)
+        };
+        until("writes are refused", || refused(drill))?;
+        drill.say("writes are refused: UNAVAILABLE");
+        for region in [HOME, AWAY] {
+            drill.uses_keys(region)?;
+        }
+        drill.say("both regions wrap and unwrap");
+        drill.pair.line.set(good);
+        drill.say("the line is good again");
+        drill.joined(HOME)?;
+        drill.writes_go_on()?;
+    }
+    Ok(())
+}
+
+fn slow_link(drill: &mut Drill) -> Result<(), String> {
+    sleep(OBSERVED);
+    let (before_cryptography, before_writes) = drill.medians(OBSERVED)?;
+    drill.pair.line.set(Condition { delay: SLOW, ..Condition::default() });
+    drill.fault("50 ms more in each direction between the regions");
+    drill.load.set_together(true);
+    // What was under way has ended then.
+    sleep(2 * OBSERVED);
+    let (cryptography, writes) = drill.medians(OBSERVED)?;
+    let ms = |time: Duration| time.as_secs_f64() * 1000.0;
+    drill.say(&format!("a write took {:.1} ms before, and {:.1} ms now", ms(before_writes), ms(writes)));
+    drill.say(&format!(
+        "a wrap or unwrap took {:.1} ms before, and {:.1} ms now",
+        ms(before_cryptography),
+        ms(cryptography)
+    ));
+    if writes < 2 * SLOW {
+        return Err("a write was acknowledged before the other region can have had it".to_owned());
+    }
+    if cryptography >= 2 * SLOW {
+        return Err("cryptography waits for the other region".to_owned());
+    }
+    drill.pair.line.set(Condition::default());
+    drill.say("the line is good again");
+    drill.joined(HOME)
+}
+
+fn switchover(drill: &mut Drill) -> Result<(), String> {
+    drill.fault("the primary role goes over and back, ten times");
+    for _ in 0..10 {
+        drill.switch_over(HOME)?;
+        drill.switch_over(AWAY)?;
+    }
+    Ok(())
+}
+
+fn rolling_restart(drill: &mut Drill) -> Result<(), String> {
+    for region in [AWAY, HOME] {
+        if region == HOME {
+            drill.switch_over(HOME)?;
+        }
+        drill.fault(&format!("restart {}", drill.name(region)));
+        drill.pair.signal(region, Signal::TERM)?;
+        drill.pair.start(region)?;
+        drill.say("it is back");
+        drill.joined(1 - region)?;
+        drill.writes_go_on()?;
+    }
+    drill.switch_over(AWAY)
+}
+
+fn mismatched_patterns(drill: &mut Drill) -> Result<(), String> {
+    let units = drill.block_on(drill.pair.desk.units(UnitType::Failover))?;
+    let unit = units.last().ok_or("there are no failover units")?;
+    drill.fault(&format!("load another master key into {}", unit.location));
+    drill.load.set_together(true);
+    drill.block_on(drill.pair.desk.load_master_key(unit, OTHER_PARTS))?;
+    for region in [HOME, AWAY] {
+        let (status, code) = drill.pair.status(region)?;
+        let rows = status["checks"].as_array().ok_or("there are no checks")?;
+        let red: Vec<_> = rows.iter().filter(|row| row["passed"] == false).collect();
+        let named = |row: &&&serde_json::Value| {
+            row["name"] == "Current master key"
+                && row["detail"].as_str().is_some_and(|detail| detail.contains(&unit.location))
+        };
+        if code != 1 || red.iter().find(named).is_none() {
+            return Err(format!("'failover status' exits with {code} and does not name the unit: {status}"));
+        }
+        drill.say(&format!("'failover status' in {} exits with 1 and names it", drill.name(region)));
+        drill.uses_keys(region)?;
+    }
+    drill.say("both regions wrap and unwrap");
+    drill.block_on(drill.pair.desk.load_master_key(unit, PARTS))?;
+    until("the checks are green", || Ok(drill.pair.status(AWAY)?.1 == 0))?;
+    drill.say("the right master key is back, and all checks are green");
+    Ok(())
+}
+
+const LATE_WRITES: usize = 4;
+const SLOW: Duration = Duration::from_millis(50);
+const OBSERVED: Duration = Duration::from_secs(2);
