@@ -6,12 +6,13 @@ mod failover;
 use std::fs;
 use std::io::IsTerminal;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use hsm_emulator::edge::pair;
 use hsm_emulator::edge::server::{self, API_KEY, AUDIT, ENDPOINT, Options};
+use hsm_emulator::keystore::Location;
 use hsm_emulator::services::audit;
 use hsm_emulator::services::region::{Layout, Region};
 use hsm_proto::kms::kms_client::KmsClient;
@@ -43,6 +44,7 @@ Examples:
   hsm-emulator root-key create --state ~/hsm --name orders
   hsm-emulator root-key list --state ~/hsm --json
   hsm-emulator serve --state ~/hsm --imprint          # then initialise it with tke
+  HSM_KEYSTORE=postgres://hsm@db.example/hsm hsm-emulator serve --state ~/hsm
   hsm-emulator unit list --state ~/hsm
   hsm-emulator token list --state ~/hsm
   hsm-emulator audit verify --state ~/hsm
@@ -176,6 +178,23 @@ struct New {
     /// Leave a new instance's units in imprint mode, without a master key: `tke` initialises them.
     #[arg(long)]
     imprint: bool,
+    #[command(flatten)]
+    keystore: SharedKeystore,
+}
+
+/// A keystore that is not in the directory of the instance.
+#[derive(Args)]
+struct SharedKeystore {
+    /// Keep keys in this PostgreSQL database, such as postgres://hsm@db.example/hsm; several processes may share it.
+    /// With a password in it, better in the environment: others see this machine's command lines.
+    #[arg(id = "keystore", long = "keystore", value_name = "URL", env = "HSM_KEYSTORE", hide_env_values = true)]
+    url: Option<String>,
+}
+
+impl SharedKeystore {
+    fn location(&self, state: &Path) -> Location {
+        self.url.clone().map_or_else(|| Location::embedded(state), Location::Postgres)
+    }
 }
 
 #[derive(Args)]
@@ -273,7 +292,7 @@ pub fn run(command: Command) -> Result<(), Error> {
     match command.action {
         Action::Init(new) => {
             keep_memory_private()?;
-            let region = Region::open(&new.state, &new.layout())?;
+            let region = Region::open_at(&new.state, &new.keystore.location(&new.state), &new.layout())?;
             println!("{}", region.identity().crn());
             for installed in region.units().iter() {
                 let unit = &installed.unit;
@@ -328,8 +347,9 @@ fn serve_until_signal(serve: Serve) -> Result<(), Error> {
         silence: serve.partner_timeout,
         promote_after: serve.promote_after,
     };
+    let keystore = serve.new.keystore.location(&serve.new.state);
     let options =
-        Options { state: serve.new.state, listen: serve.listen, socket: serve.socket, layout, pair };
+        Options { keystore, state: serve.new.state, listen: serve.listen, socket: serve.socket, layout, pair };
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
         let (mut interrupt, mut terminate) =
             (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);

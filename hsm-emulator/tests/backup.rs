@@ -15,7 +15,7 @@ use std::thread;
 use std::time::Duration;
 
 use common::operator::{Operator, adopt, load, send, status};
-use hsm_emulator::keystore::{Effect, Expect, Write};
+use hsm_emulator::keystore::{Effect, Expect, Location, Write};
 use hsm_emulator::services::backup::{self, Error, Manifest};
 use hsm_emulator::services::clock::SystemClock;
 use hsm_emulator::services::kms::root_keys::RootKeys;
@@ -103,7 +103,7 @@ fn root_keys(region: &Arc<Region>) -> RootKeys {
 }
 
 fn create(state: &Path, out: &Path) -> Result<Manifest, Error> {
-    backup::create(state, out, PASSPHRASE.as_bytes(), false, &SystemClock, &mut |_, _| ())
+    backup::create(state, &Location::embedded(state), out, PASSPHRASE.as_bytes(), false, &SystemClock, &mut |_, _| ())
 }
 
 fn verify(file: &Path) -> Result<Manifest, Error> {
@@ -111,7 +111,7 @@ fn verify(file: &Path) -> Result<Manifest, Error> {
 }
 
 fn restore(file: &Path, state: &Path) -> Result<Manifest, Error> {
-    backup::restore(file, state, PASSPHRASE.as_bytes(), &mut |_, _| ())
+    backup::restore(file, state, &Location::embedded(state), PASSPHRASE.as_bytes(), &mut |_, _| ())
 }
 
 /// So large that the backup takes a while, and many segments.

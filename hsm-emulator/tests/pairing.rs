@@ -13,7 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::operator::{Operator, part};
-use hsm_emulator::keystore::{Effect, Expect, SqliteKeystore, Write};
+use hsm_emulator::keystore::{Effect, Expect, Keystore, Location, Write};
 use hsm_emulator::units::TransportedKey;
 use hsm_emulator::units::VerificationPattern;
 use hsm_emulator::units::administration::permission;
@@ -195,7 +195,7 @@ fn ids(server: &Server) -> Vec<String> {
 
 /// As if the region had been killed between its own commit and the partner's acknowledgement.
 fn unacknowledged_key(state: &Path, like: &str) -> String {
-    let keystore = SqliteKeystore::open(&state.join("keystore.sqlite")).expect("keystore");
+    let keystore = Keystore::open(&Location::embedded(state)).expect("keystore");
     let body = keystore.get("root-key", like).expect("read").expect("a root key").body;
     let id = "11111111-2222-4333-8444-555555555555";
     let (kind, effect) = ("root-key".to_owned(), Effect::Put(body));

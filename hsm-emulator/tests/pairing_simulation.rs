@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use hsm_emulator::keystore::{self, Effect, Expect, Importance, Piece, SqliteKeystore, Write};
+use hsm_emulator::keystore::{self, Effect, Expect, Importance, Keystore, Location, Piece, Write};
 use hsm_emulator::services::clock::SystemClock;
 use hsm_emulator::services::failover::history::{History, Relation};
 use hsm_emulator::services::failover::pair::{Bond, Pair, Partner, Role};
@@ -141,7 +141,7 @@ impl World {
             partner: partner("us-south"),
             gives_up: false,
         };
-        Region::join(&dirs[1], &pair).expect("join");
+        Region::join(&dirs[1], &Location::embedded(&dirs[1]), &pair).expect("join");
         let away = open(&dirs[1]);
         let [home_dir, away_dir] = dirs;
         Self {
@@ -161,7 +161,7 @@ impl World {
         self.nodes[node].up.as_ref()
     }
 
-    fn keystore(&self, node: usize) -> Option<&SqliteKeystore> {
+    fn keystore(&self, node: usize) -> Option<&Keystore> {
         self.up(node).map(|up| up.pairing.keystore())
     }
 

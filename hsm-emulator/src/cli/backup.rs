@@ -10,7 +10,7 @@ use hsm_emulator::services::clock::SystemClock;
 use serde_json::json;
 use zeroize::Zeroizing;
 
-use super::{Error, Pretty, keep_memory_private};
+use super::{Error, Pretty, SharedKeystore, keep_memory_private};
 
 /// Where to.
 #[derive(Args)]
@@ -39,6 +39,8 @@ pub struct Backup {
     /// Replace the file if there is one.
     #[arg(long)]
     force: bool,
+    #[command(flatten)]
+    keystore: SharedKeystore,
     #[command(flatten)]
     common: Common,
 }
@@ -71,6 +73,8 @@ pub struct Restore {
     #[arg(long)]
     from: PathBuf,
     #[command(flatten)]
+    keystore: SharedKeystore,
+    #[command(flatten)]
     common: Common,
 }
 
@@ -102,7 +106,7 @@ impl Backup {
         let passphrase = self.common.new_passphrase()?;
         let clock = &SystemClock;
         let manifest =
-            backup::create(&state, &out, passphrase.as_bytes(), self.force, clock, &mut progress())?;
+            backup::create(&state, &self.keystore.location(&state), &out, passphrase.as_bytes(), self.force, clock, &mut progress())?;
         self.common.show("written", &out, &manifest);
         Ok(())
     }
@@ -116,7 +120,8 @@ impl Restore {
     pub fn run(self) -> Result<(), Error> {
         keep_memory_private()?;
         let passphrase = self.common.passphrase()?;
-        let manifest = backup::restore(&self.from, &self.state, passphrase.as_bytes(), &mut progress())?;
+        let location = self.keystore.location(&self.state);
+        let manifest = backup::restore(&self.from, &self.state, &location, passphrase.as_bytes(), &mut progress())?;
         self.common.show("restored", &self.state, &manifest);
         Ok(())
     }

@@ -19,7 +19,7 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
 use zeroize::Zeroizing;
 
-use super::{Authorization, Error, Pretty, Remote, message};
+use super::{Authorization, Error, Pretty, Remote, SharedKeystore, message};
 
 /// What can be done about a pair.
 #[derive(Subcommand)]
@@ -89,6 +89,8 @@ pub struct Join {
     /// What 'failover invite' has written.
     #[arg(long)]
     invitation: PathBuf,
+    #[command(flatten)]
+    keystore: SharedKeystore,
 }
 
 #[derive(Deserialize)]
@@ -205,7 +207,7 @@ impl Join {
             },
             gives_up: false,
         };
-        Region::join(&self.state, &pair)?;
+        Region::join(&self.state, &self.keystore.location(&self.state), &pair)?;
         println!(
             "{} is the failover region of {}. Serve it with --pair-listen; it has no crypto units yet: assign them with \
              'tke failover-enable' in the primary region.",

@@ -5,6 +5,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use axum::Json;
@@ -36,12 +37,14 @@ use super::grpc::tokens::TokensService;
 use super::pair::{self, Line};
 use super::rest;
 use crate::durable_file;
+use crate::keystore::Location;
 use crate::services::administration::Administration;
 use crate::services::audit::AuditLog;
 use crate::services::clock::SystemClock;
 use crate::services::failover::pairing::Pairing;
 use crate::services::kms::root_keys::RootKeys;
 use crate::services::region::{Layout, Region};
+use crate::services::shared_keystore;
 use crate::services::tokens::Tokens;
 
 /// What to serve, and where.
@@ -53,6 +56,8 @@ pub struct Options {
     pub listen: SocketAddr,
     /// A Unix socket beside it.
     pub socket: Option<PathBuf>,
+    /// Where the keystore is.
+    pub keystore: Location,
     /// For a new instance.
     pub layout: Layout,
     /// How it is in a pair.
@@ -76,7 +81,7 @@ pub async fn serve(options: Options, stop: impl Future<Output = ()> + Send + 'st
     }
     durable_file::create_dir(&options.state)?;
     let _lock = exclusive(&options.state)?;
-    let region = Arc::new(Region::open(&options.state, &options.layout)?);
+    let region = Arc::new(Region::open_at(&options.state, &options.keystore, &options.layout)?);
     let keys = Arc::new(RootKeys::open(region.clone(), Arc::new(SystemClock))?);
     let token = BearerToken::open(&options.state.join(API_KEY))?;
     let pairing = Arc::new(Pairing::open(region.clone(), keys.clone(), &options.state)?);
@@ -162,6 +167,12 @@ pub async fn serve(options: Options, stop: impl Future<Output = ()> + Send + 'st
         drop(stopping);
         tokio::time::sleep(GRACE).await;
     };
+    if let Some(watch) = region.keystore().watch()? {
+        let (region, keys) = (region.clone(), keys.clone());
+        thread::Builder::new()
+            .name("keystore-watch".into())
+            .spawn(move || shared_keystore::follow(region, keys, watch))?;
+    }
     let paired = line.keep(pair_listener, local_tke);
     let served = async { tokio::try_join!(tcp, unix).map(|_| ()) };
     let outcome = tokio::select! {

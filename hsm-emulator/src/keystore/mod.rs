@@ -2,12 +2,18 @@
 //!
 //! Bodies hold blobs that a unit sealed, and public metadata; never a secret.
 
+mod engine;
 mod gate;
+#[cfg(feature = "edge")]
+mod postgres;
 pub mod snapshot;
 mod sqlite;
+mod store;
 
 pub use gate::{Gate, Importance, Mode};
-pub use sqlite::{Inflow, SqliteKeystore, Transaction};
+#[cfg(feature = "edge")]
+pub use postgres::Watch;
+pub use store::{FILE, Inflow, Keystore, Location, Suspended, Transaction};
 
 /// A record: a body under a kind and an id.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -151,12 +157,6 @@ pub enum Error {
     /// all writers of a failed group learn it.
     #[error("the keystore cannot be used: {0}")]
     Database(String),
-}
-
-impl From<rusqlite::Error> for Error {
-    fn from(error: rusqlite::Error) -> Self {
-        Self::Database(error.to_string())
-    }
 }
 
 /// The result of keystore calls.

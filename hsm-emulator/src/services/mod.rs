@@ -12,6 +12,8 @@ pub mod pins;
 pub mod reencryption;
 pub mod region;
 pub mod storage;
+#[cfg(feature = "edge")]
+pub mod shared_keystore;
 pub mod stored_keys;
 mod token_deletion;
 pub mod tokens;

@@ -306,7 +306,7 @@ impl Region {
         id: &str,
         to: &VerificationPattern,
         verifier: Option<&Verifier>,
-        get: impl Fn(&str, &str) -> keystore::Result<Option<Record>>,
+        mut get: impl FnMut(&str, &str) -> keystore::Result<Option<Record>>,
     ) -> Result<Option<Staged>, Error> {
         let Some(record) = get(kind, id)?.filter(holds_keys) else { return Ok(None) };
         let staged = get(STAGED, &staged_id(kind, id))?;
@@ -318,7 +318,7 @@ impl Region {
         Ok(Some(Staged { record, replacements }))
     }
 
-    fn unstage_all(&self, transaction: &Transaction<'_>) -> Result<(), Error> {
+    fn unstage_all(&self, transaction: &mut Transaction<'_>) -> Result<(), Error> {
         for id in self.keystore().ids(STAGED)? {
             let (kind, expect) = (STAGED.into(), Expect::Any);
             transaction.write(&Write { kind, id, expect, effect: Effect::Delete })?;

@@ -1,6 +1,6 @@
 //! One region of a service instance: its crypto units and its keystore.
 
-use std::fs;
+use std::{fs, io};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
@@ -15,7 +15,7 @@ use super::failover::pair::Pair;
 use super::nameplate::Nameplate;
 use super::storage::{self, INSTANCE, Storage};
 use crate::durable_file;
-use crate::keystore::{self, SqliteKeystore};
+use crate::keystore::{self, Keystore, Location};
 use crate::units::administration::control_point;
 use crate::units::command::UnitType;
 use crate::units::{CryptoUnit, Error as UnitError, VerificationPattern, vendor};
@@ -34,7 +34,7 @@ pub struct Region {
     pub(super) units: ArcSwap<Vec<InstalledUnit>>,
     /// Held while units come and go.
     installing: Mutex<()>,
-    keystore: SqliteKeystore,
+    keystore: Keystore,
     pub(super) next_unit: AtomicUsize,
 }
 
@@ -102,7 +102,7 @@ pub enum Error {
         /// Where.
         path: PathBuf,
         /// What it said.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// A unit refuses.
     #[error(transparent)]
@@ -123,6 +123,9 @@ pub enum Error {
     /// An instance has so many units and no more, or no fewer.
     #[error("{0}")]
     UnitLimit(&'static str),
+    /// What begins anew, begins with an empty keystore.
+    #[error("the database holds an instance's keystore already: an empty one is needed here")]
+    Taken,
     /// The instance's own record is damaged.
     #[error("the record of the instance is damaged: restore the keystore from a backup")]
     Identity,
@@ -139,13 +142,22 @@ impl Region {
     /// # Errors
     /// [`Error`], naming the file.
     pub fn open(dir: &Path, layout: &Layout) -> Result<Self, Error> {
+        Self::open_at(dir, &Location::embedded(dir), layout)
+    }
+
+    /// The same with the keystore at some place. The region may share it with others, in directories of their own: who
+    /// comes later makes its units in imprint mode and empty, as an operator wants them who adds units.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_at(dir: &Path, location: &Location, layout: &Layout) -> Result<Self, Error> {
         let disk = |path: &Path| {
             let path = path.to_owned();
             move |source| Error::Disk { path, source }
         };
         durable_file::create_dir(dir).map_err(disk(dir))?;
         let _lock = lock(dir)?;
-        let keystore = SqliteKeystore::open(&dir.join("keystore.sqlite"))?;
+        let keystore = Keystore::open(location)?;
         let pair = Pair::load(&keystore)?;
         let ((identity, storage), units) = match (keystore.get(INSTANCE, INSTANCE)?, &pair) {
             (Some(record), Some(pair)) => (storage::parse(&record)?, open_units(dir, &pair.region)?),
@@ -155,12 +167,25 @@ impl Region {
             }
             (Some(record), None) => {
                 let (identity, storage) = storage::parse(&record)?;
-                let units = open_units(dir, &identity.region)?;
+                let units = if keystore.is_shared() {
+                    open_or_add_units(dir, layout, &identity)?
+                } else {
+                    open_units(dir, &identity.region)?
+                };
                 ((identity, storage), units)
             }
             (None, None) => {
-                let units = initialise(dir, layout, &keystore)?;
-                (storage::parse(&keystore.get(INSTANCE, INSTANCE)?.ok_or(Error::Identity)?)?, units)
+                let made = initialise(dir, layout, &keystore);
+                let (identity, storage) =
+                    storage::parse(&keystore.get(INSTANCE, INSTANCE)?.ok_or(Error::Identity)?)?;
+                let units = match made {
+                    // Another process has made the instance meanwhile.
+                    Err(Error::Keystore(keystore::Error::Conflict { .. })) if keystore.is_shared() => {
+                        open_or_add_units(dir, layout, &identity)?
+                    }
+                    made => made?,
+                };
+                ((identity, storage), units)
             }
         };
         fs::remove_file(dir.join(INITIALISING)).ok();
@@ -196,10 +221,13 @@ impl Region {
     ///
     /// # Errors
     /// The disk's and the keystore's.
-    pub fn join(dir: &Path, pair: &Pair) -> Result<(), Error> {
+    pub fn join(dir: &Path, location: &Location, pair: &Pair) -> Result<(), Error> {
         durable_file::create_dir(dir).map_err(|source| Error::Disk { path: dir.to_owned(), source })?;
         let _lock = lock(dir)?;
-        let keystore = SqliteKeystore::open(&dir.join("keystore.sqlite"))?;
+        let keystore = Keystore::open(location)?;
+        if location.is_shared() && keystore.get(INSTANCE, INSTANCE)?.is_some() {
+            return Err(Error::Taken);
+        }
         Ok(keystore.transaction_here(|transaction| pair.store(transaction))?)
     }
 
@@ -220,7 +248,7 @@ impl Region {
     }
 
     /// The keystore.
-    pub fn keystore(&self) -> &SqliteKeystore {
+    pub fn keystore(&self) -> &Keystore {
         &self.keystore
     }
 
@@ -442,16 +470,16 @@ impl InstalledUnit {
 /// Makes units and keystore records. The instance's record comes last: while the marker is there and the record
 /// is not, a directory is half made by a process that was killed, holds nothing of value, and is made anew.
 /// Units without marker and record are somebody's, and stay.
-fn initialise(dir: &Path, layout: &Layout, keystore: &SqliteKeystore) -> Result<Vec<InstalledUnit>, Error> {
+fn initialise(dir: &Path, layout: &Layout, keystore: &Keystore) -> Result<Vec<InstalledUnit>, Error> {
     let units_dir = dir.join(UNITS);
-    let marker = dir.join(INITIALISING);
     if units_dir.exists() {
-        if !marker.exists() {
+        if !dir.join(INITIALISING).exists() {
             return Err(Error::Incomplete(dir.to_owned()));
         }
-        fs::remove_dir_all(&units_dir).map_err(|source| Error::Disk { path: units_dir.clone(), source })?;
+        remove_units(dir)?;
     }
-    durable_file::replace(&marker, b"").map_err(|source| Error::Disk { path: marker, source })?;
+    let instance = uuid::Uuid::new_v4().to_string();
+    mark(dir, &instance)?;
     let units = (0..layout.operational)
         .map(|_| UnitType::Operational)
         .chain((0..layout.recovery).map(|_| UnitType::Recovery))
@@ -460,12 +488,47 @@ fn initialise(dir: &Path, layout: &Layout, keystore: &SqliteKeystore) -> Result<
         .collect::<Result<Vec<_>, _>>()?;
     let pattern = layout.master_key.then(|| distribute_master_key(&units)).transpose()?;
     let identity = Identity {
-        instance: uuid::Uuid::new_v4().to_string(),
+        instance,
         account: uuid::Uuid::new_v4().simple().to_string(),
         region: layout.region.clone(),
     };
     keystore.commit(vec![storage::write(&identity, &Storage { pattern, ..Storage::default() })?])?;
     Ok(units)
+}
+
+/// The units of a region that shares its keystore: those that are there, or else new ones in imprint mode.
+fn open_or_add_units(dir: &Path, layout: &Layout, identity: &Identity) -> Result<Vec<InstalledUnit>, Error> {
+    let marker = dir.join(INITIALISING);
+    let read = |source| Error::Disk { path: marker.clone(), source };
+    // Another process may have made the instance while this one was at it, and a kill may have come in the midst.
+    if marker.exists() && fs::read(&marker).map_err(read)? != identity.instance.as_bytes() {
+        remove_units(dir)?;
+    }
+    let units = open_units(dir, &identity.region)?;
+    if !units.is_empty() {
+        return Ok(units);
+    }
+    mark(dir, ADDING)?;
+    (0..layout.operational)
+        .map(|i| {
+            let units_dir = dir.join(UNITS);
+            create_unit(&units_dir, i, &identity.region, UnitType::Operational, &all_control_points())
+        })
+        .collect()
+}
+
+fn remove_units(dir: &Path) -> Result<(), Error> {
+    let path = dir.join(UNITS);
+    match fs::remove_dir_all(&path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(Error::Disk { path, source }),
+        _ => Ok(()),
+    }
+}
+
+/// Says that units are being made, and for which instance.
+fn mark(dir: &Path, instance: &str) -> Result<(), Error> {
+    let path = dir.join(INITIALISING);
+    durable_file::replace(&path, instance.as_bytes()).map_err(|source| Error::Disk { path, source })
 }
 
 /// A new unit in place number `i`: there as a whole or not at all.
@@ -502,7 +565,7 @@ pub(super) fn lock(dir: &Path) -> Result<fs::File, Error> {
 }
 
 /// Erases what a kill left of units that were being made or removed.
-fn sweep(paths: &mut Vec<PathBuf>) -> std::io::Result<()> {
+fn sweep(paths: &mut Vec<PathBuf>) -> io::Result<()> {
     let is_left_over = |path: &PathBuf| {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         name.starts_with(HALF_MADE) || name.starts_with(REMOVED)
@@ -595,3 +658,5 @@ const MAX_PLACES: usize = 100;
 const ZONES: usize = 3;
 /// There from the first step of an initialisation to its last.
 const INITIALISING: &str = "initialising";
+/// In the place of an instance's id there, while units are made for an instance that is there already.
+const ADDING: &str = "adding";

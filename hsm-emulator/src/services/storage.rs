@@ -287,7 +287,7 @@ impl Region {
     pub(super) fn change_storage(
         &self,
         storage: Storage,
-        work: impl FnOnce(&Transaction<'_>) -> Result<(), Error>,
+        work: impl FnOnce(&mut Transaction<'_>) -> Result<(), Error>,
     ) -> Result<(), Error> {
         let write = write(self.identity(), &storage)?;
         let written = self.keystore().transaction(|transaction| {
@@ -299,7 +299,7 @@ impl Region {
         written
     }
 
-    fn read_storage(&self) -> Result<(), Error> {
+    pub(super) fn read_storage(&self) -> Result<(), Error> {
         let record = self.keystore().get(INSTANCE, INSTANCE)?.ok_or(Error::Identity)?;
         let read = Arc::new(parse(&record)?.1);
         // Somebody else may have read it later and come here first.

@@ -15,7 +15,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use der::Encode;
 use der::asn1::Uint;
-use hsm_emulator::keystore::{self, Effect, Expect, SqliteKeystore};
+use hsm_emulator::keystore::{self, Effect, Expect, Keystore, Location};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -204,8 +204,8 @@ impl Desk {
         self.keystore().commit(vec![write]).expect("put");
     }
 
-    fn keystore(&self) -> SqliteKeystore {
-        SqliteKeystore::open(&self.served.place.path().join("hsm").join("keystore.sqlite")).expect("keystore")
+    fn keystore(&self) -> Keystore {
+        Keystore::open(&Location::embedded(&self.served.place.path().join("hsm"))).expect("keystore")
     }
 
     fn hsm_emulator(&self, arguments: &[&str]) {

@@ -26,7 +26,7 @@ use super::failover::pair::{Pair, Role};
 use super::region::{self, UNITS};
 use super::storage::{self, INSTANCE};
 use crate::durable_file;
-use crate::keystore::{self, SqliteKeystore, snapshot};
+use crate::keystore::{self, FILE as KEYSTORE, Keystore, Location, snapshot};
 use crate::units::CryptoUnit;
 use sealed::{Opener, Sealer};
 
@@ -161,6 +161,7 @@ impl From<io::Error> for Error {
 /// [`Error`], naming what to do.
 pub fn create(
     state: &Path,
+    location: &Location,
     out: &Path,
     passphrase: &[u8],
     replace: bool,
@@ -177,7 +178,7 @@ pub fn create(
         return Err(Error::NoInstance(state.to_owned()));
     }
     let _lock = exclusive(state)?;
-    let (manifest, sources) = collect(state, clock)?;
+    let (manifest, sources) = collect(state, location, clock)?;
     let temporary = Temporary(beside(out));
     let written = write(&temporary.0, &manifest, sources, passphrase, progress);
     written.map_err(|error| error.at(&temporary.0))?;
@@ -206,6 +207,7 @@ pub fn verify(file: &Path, passphrase: &[u8], progress: Progress<'_>) -> Result<
 pub fn restore(
     file: &Path,
     state: &Path,
+    location: &Location,
     passphrase: &[u8],
     progress: Progress<'_>,
 ) -> Result<Manifest, Error> {
@@ -231,10 +233,26 @@ pub fn restore(
     if storage::parse(&record)?.0.instance != manifest.instance {
         return Err(Error::Contents("the keystore is another instance's".to_owned()));
     }
+    if location.is_shared() {
+        put(&dir.join(KEYSTORE), location)?;
+    }
     // A rename replaces an empty directory, and no other.
     fs::rename(dir, state).map_err(disk(state))?;
     durable_file::sync_dir(durable_file::parent(state)).map_err(disk(state))?;
     Ok(manifest)
+}
+
+/// Moves a restored keystore into a database that holds none. A kill may have come after that.
+fn put(restored: &Path, location: &Location) -> Result<(), Error> {
+    let (from, to) = (Keystore::open(&Location::File(restored.to_owned()))?, Keystore::open(location)?);
+    let head = to.head()?;
+    if head == 0 {
+        snapshot::copy(&from, &to)?;
+    } else if (head, to.get(INSTANCE, INSTANCE)?) != (from.head()?, from.get(INSTANCE, INSTANCE)?) {
+        return Err(region::Error::Taken.into());
+    }
+    drop(from);
+    remove(restored)
 }
 
 /// A file to be copied.
@@ -269,10 +287,9 @@ impl Read for Buffer {
 }
 
 /// What belongs into a backup, as it is in one moment.
-fn collect(state: &Path, clock: &dyn Clock) -> Result<(Manifest, Vec<Source>), Error> {
+fn collect(state: &Path, location: &Location, clock: &dyn Clock) -> Result<(Manifest, Vec<Source>), Error> {
     let created = rfc3339(clock.now());
-    let path = state.join(KEYSTORE);
-    let keystore = SqliteKeystore::open(&path)?;
+    let keystore = Keystore::open(location)?;
     if Pair::load(&keystore)?.is_some_and(|pair| pair.role == Role::Failover) {
         return Err(Error::Failover);
     }
@@ -300,7 +317,7 @@ fn collect(state: &Path, clock: &dyn Clock) -> Result<(Manifest, Vec<Source>), E
     let copy = state.join(COPY);
     // What a backup has left that was killed.
     remove(&copy)?;
-    snapshot::take(&path, &copy)?;
+    snapshot::take(location, &copy)?;
     let opened = File::open(&copy).and_then(|file| Ok((file.metadata()?.len(), file)));
     let record = snapshot::record(&copy, INSTANCE, INSTANCE);
     // It is read to its end without its name.
@@ -564,7 +581,6 @@ impl Error {
     }
 }
 
-const KEYSTORE: &str = "keystore.sqlite";
 const API_KEY: &str = "api-key";
 const AUDIT: &str = "audit";
 const SET_ASIDE: &str = "set-aside";

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::history::History;
-use crate::keystore::{self, Mode, SqliteKeystore, Transaction};
+use crate::keystore::{self, Keystore, Mode, Transaction};
 use crate::services::region::Identity;
 
 /// A region's part in a pair.
@@ -85,7 +85,7 @@ impl Pair {
     ///
     /// # Errors
     /// [`keystore::Error::Database`], also if what is there cannot be read.
-    pub fn load(keystore: &SqliteKeystore) -> keystore::Result<Option<Self>> {
+    pub fn load(keystore: &Keystore) -> keystore::Result<Option<Self>> {
         keystore.local(PAIR)?.map(|body| parse(&body)).transpose()
     }
 
@@ -93,7 +93,7 @@ impl Pair {
     ///
     /// # Errors
     /// As [`Self::load`].
-    pub fn read(transaction: &Transaction<'_>) -> keystore::Result<Option<Self>> {
+    pub fn read(transaction: &mut Transaction<'_>) -> keystore::Result<Option<Self>> {
         transaction.local(PAIR)?.map(|body| parse(&body)).transpose()
     }
 
@@ -101,7 +101,7 @@ impl Pair {
     ///
     /// # Errors
     /// [`keystore::Error::Database`].
-    pub fn store(&self, transaction: &Transaction<'_>) -> keystore::Result<()> {
+    pub fn store(&self, transaction: &mut Transaction<'_>) -> keystore::Result<()> {
         transaction.set_local(PAIR, &self.to_body()?)?;
         transaction.set_fence(self.fence())
     }

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use super::history::{History, Relation};
 use super::pair::{self, Bond, PAIR, Pair, Partner, Role};
 use super::set_aside;
-use crate::keystore::{self, Changed, Inflow, Mode, Piece, SqliteKeystore, Transaction};
+use crate::keystore::{self, Changed, Inflow, Keystore, Mode, Piece, Transaction};
 use crate::services::kms::root_keys::RootKeys;
 use crate::services::region::{self, Region};
 
@@ -149,7 +149,7 @@ impl Pairing {
     }
 
     /// The region's keystore.
-    pub fn keystore(&self) -> &SqliteKeystore {
+    pub fn keystore(&self) -> &Keystore {
         self.region.keystore()
     }
 
@@ -561,7 +561,7 @@ impl Pairing {
         if pair.role == role { Ok(pair) } else { Err(Error::Role { role: pair.role, instead }) }
     }
 
-    fn change(&self, change: impl FnOnce(&mut Pair, &Transaction<'_>) -> keystore::Result<()>) -> Result<()> {
+    fn change(&self, change: impl FnOnce(&mut Pair, &mut Transaction<'_>) -> keystore::Result<()>) -> Result<()> {
         let changed = self.keystore().transaction_here(|transaction| {
             let mut pair = Pair::read(transaction)?.ok_or(Error::NotPaired)?;
             change(&mut pair, transaction)?;
@@ -615,7 +615,7 @@ impl Intake {
         if piece.changes.is_empty() && !piece.more && self.inflow.is_none() && self.reset.is_none() {
             return Ok(Some(piece.revision));
         }
-        let inflow = match self.inflow.take() {
+        let mut inflow = match self.inflow.take() {
             Some(inflow) => inflow,
             None => self.begin()?,
         };
@@ -648,7 +648,7 @@ impl Intake {
     }
 
     fn begin(&self) -> Result<Inflow> {
-        let inflow = self.pairing.keystore().inflow()?;
+        let mut inflow = self.pairing.keystore().inflow()?;
         // As the keystore has it: whoever promotes this region writes there first.
         let pair = inflow.local(PAIR)?.map(|body| pair::parse(&body)).transpose()?;
         if pair.is_none_or(|pair| pair.role != Role::Failover) {

@@ -9,7 +9,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::json;
 
 use crate::durable_file;
-use crate::keystore::{self, SqliteKeystore};
+use crate::keystore::{self, Keystore};
 use crate::services::region::Error;
 
 /// Writes the records that have changed after a position of the log, as they are now, as a line of JSON each. How many,
@@ -17,7 +17,7 @@ use crate::services::region::Error;
 ///
 /// # Errors
 /// The disk's and the keystore's.
-pub fn set_aside(keystore: &SqliteKeystore, since: u64, dir: &Path) -> Result<(usize, PathBuf), Error> {
+pub fn set_aside(keystore: &Keystore, since: u64, dir: &Path) -> Result<(usize, PathBuf), Error> {
     let disk = |source| Error::Disk { path: dir.to_owned(), source };
     durable_file::create_dir(dir).map_err(disk)?;
     let path = dir.join(format!("{}-{}.jsonl", since + 1, keystore.head()?));
@@ -77,7 +77,7 @@ pub struct Difference {
 /// # Errors
 /// [`keystore::Error::Database`].
 pub fn changed_since(
-    keystore: &SqliteKeystore,
+    keystore: &Keystore,
     mut since: u64,
     limit: usize,
 ) -> keystore::Result<Vec<Difference>> {

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, TryLockError};
 
 use base64::Engine;
@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::lifecycle::{Action, State};
-use crate::keystore::{self, Effect, Expect, Record, Write};
+use crate::keystore::{self, Change, Effect, Expect, Record, Write};
 use crate::services::clock::{Clock, rfc3339};
 use crate::services::reencryption::unstage;
 use crate::services::region::Region;
@@ -29,6 +29,8 @@ pub struct RootKeys {
     /// Position up to which there is new key material that the other region has not acknowledged, or 0: nothing is wrapped
     /// with what may be lost.
     held_back: AtomicU64,
+    /// Nobody has said for too long whether the keys are as they were read.
+    stale: AtomicBool,
 }
 
 /// What the keystore holds, parsed: a use of a key reads no disk.
@@ -192,7 +194,7 @@ impl RootKeys {
     /// [`Error::Keystore`].
     pub fn open(region: Arc<Region>, clock: Arc<dyn Clock>) -> Result<Self> {
         let loaded = RwLock::new(Loaded::read(&region)?);
-        Ok(Self { region, clock, loaded, reading: Mutex::default(), held_back: AtomicU64::new(0) })
+        Ok(Self { region, clock, loaded, reading: Mutex::default(), held_back: AtomicU64::new(0), stale: AtomicBool::new(false) })
     }
 
     /// A new root key: generated, or imported if there is material.
@@ -452,7 +454,7 @@ impl RootKeys {
                 Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
                 Err(TryLockError::WouldBlock) => return None,
             };
-            if loaded.generation != self.region.stored_keys_generation() {
+            if loaded.generation != self.region.stored_keys_generation() || self.stale.load(Ordering::Acquire) {
                 return None;
             }
             self.find(&loaded, key)
@@ -489,6 +491,9 @@ impl RootKeys {
 
     /// The key; all are read again first if they have come under another master key.
     fn current(&self, key: &str) -> Result<Arc<RootKey>> {
+        if self.stale.load(Ordering::Acquire) {
+            self.refresh(false)?;
+        }
         let is_current = || self.loaded().generation == self.region.stored_keys_generation();
         if !is_current() {
             let _one_at_a_time = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
@@ -514,42 +519,28 @@ impl RootKeys {
             *self.loaded.write().unwrap_or_else(PoisonError::into_inner) = read;
             return Ok(());
         }
-        // What follows is read while nobody else changes what is loaded: it could be newer than what was read. Most
-        // often there is nothing, and nobody has to wait.
-        let since = self.loaded().revision;
-        if self.region.keystore().changes(KIND, since)?.changes.is_empty() {
-            return Ok(());
-        }
-        let mut loaded = self.loaded.write().unwrap_or_else(PoisonError::into_inner);
         loop {
-            let found = self.region.keystore().changes(KIND, loaded.revision)?;
-            for change in found.changes {
-                let old = match change.record.as_ref().map(RootKey::from_record) {
-                    Some(Ok(key)) => {
-                        loaded.damaged.remove(&change.id);
-                        loaded.keys.insert(change.id, Arc::new(key))
-                    }
-                    Some(Err(error)) => {
-                        tracing::error!(%error, "a root key takes no part");
-                        loaded.damaged.insert(change.id.clone());
-                        loaded.keys.remove(&change.id)
-                    }
-                    None => loaded.keys.remove(&change.id),
-                };
-                let now =
-                    |blob: &KeyBlob, key: &RootKey| key.versions.iter().any(|version| version.blob == *blob);
-                for version in old.iter().flat_map(|old| &old.versions) {
-                    let stays = old.as_ref().and_then(|old| loaded.keys.get(&old.id));
-                    if stays.is_none_or(|key| !now(&version.blob, key)) {
-                        self.region.units().iter().for_each(|installed| installed.unit.forget(&version.blob));
+            // Nobody who uses a key waits for the database.
+            let since = self.loaded().revision;
+            let found = self.region.keystore().changes(KIND, since)?;
+            if !found.changes.is_empty() {
+                let mut loaded = self.loaded.write().unwrap_or_else(PoisonError::into_inner);
+                for change in &found.changes {
+                    for blob in loaded.follow(change) {
+                        self.region.units().iter().for_each(|installed| installed.unit.forget(&blob));
                     }
                 }
+                loaded.revision = found.revision;
             }
-            loaded.revision = found.revision;
             if !found.more {
                 return Ok(());
             }
         }
+    }
+
+    /// While they are, no key is used without a look into the keystore.
+    pub fn set_stale(&self, stale: bool) {
+        self.stale.store(stale, Ordering::Release);
     }
 
     fn sealing(&self) -> Result<Sealing> {
@@ -669,6 +660,31 @@ impl Loaded {
         if newest.record_version < key.record_version {
             *newest = key;
         }
+    }
+
+    /// Takes on a change that somebody has made, unless this process has made a later one. The key material that is not
+    /// in use any more.
+    fn follow(&mut self, change: &Change) -> Vec<KeyBlob> {
+        let known = self.keys.get(&change.id);
+        if known.zip(change.record.as_ref()).is_some_and(|(known, record)| known.record_version >= record.version) {
+            return Vec::new();
+        }
+        let old = match change.record.as_ref().map(RootKey::from_record) {
+            Some(Ok(key)) => {
+                self.damaged.remove(&change.id);
+                self.keys.insert(change.id.clone(), Arc::new(key))
+            }
+            Some(Err(error)) => {
+                tracing::error!(%error, "a root key takes no part");
+                self.damaged.insert(change.id.clone());
+                self.keys.remove(&change.id)
+            }
+            None => self.keys.remove(&change.id),
+        };
+        let new = self.keys.get(&change.id);
+        let is_used = |blob: &KeyBlob| new.iter().any(|key| key.versions.iter().any(|version| version.blob == *blob));
+        let old = old.iter().flat_map(|key| &key.versions).map(|version| version.blob.clone());
+        old.filter(|blob| !is_used(blob)).collect()
     }
 
     fn read(region: &Region) -> Result<Self> {
