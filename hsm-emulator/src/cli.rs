@@ -187,7 +187,13 @@ struct New {
 struct SharedKeystore {
     /// Keep keys in this PostgreSQL database, such as postgres://hsm@db.example/hsm; several processes may share it.
     /// With a password in it, better in the environment: others see this machine's command lines.
-    #[arg(id = "keystore", long = "keystore", value_name = "URL", env = "HSM_KEYSTORE", hide_env_values = true)]
+    #[arg(
+        id = "keystore",
+        long = "keystore",
+        value_name = "URL",
+        env = "HSM_KEYSTORE",
+        hide_env_values = true
+    )]
     url: Option<String>,
 }
 
@@ -348,8 +354,14 @@ fn serve_until_signal(serve: Serve) -> Result<(), Error> {
         promote_after: serve.promote_after,
     };
     let keystore = serve.new.keystore.location(&serve.new.state);
-    let options =
-        Options { keystore, state: serve.new.state, listen: serve.listen, socket: serve.socket, layout, pair };
+    let options = Options {
+        keystore,
+        state: serve.new.state,
+        listen: serve.listen,
+        socket: serve.socket,
+        layout,
+        pair,
+    };
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
         let (mut interrupt, mut terminate) =
             (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
@@ -383,7 +395,8 @@ fn keep_memory_private() -> Result<(), Error> {
 }
 
 fn block_on(future: impl Future<Output = Result<(), Error>>) -> Result<(), Error> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(future)
+    // Several threads: a keystore in a database may be needed, and blocks.
+    tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?.block_on(future)
 }
 
 async fn instance(remote: Remote) -> Result<(), Error> {

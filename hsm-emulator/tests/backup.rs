@@ -103,7 +103,15 @@ fn root_keys(region: &Arc<Region>) -> RootKeys {
 }
 
 fn create(state: &Path, out: &Path) -> Result<Manifest, Error> {
-    backup::create(state, &Location::embedded(state), out, PASSPHRASE.as_bytes(), false, &SystemClock, &mut |_, _| ())
+    backup::create(
+        state,
+        &Location::embedded(state),
+        out,
+        PASSPHRASE.as_bytes(),
+        false,
+        &SystemClock,
+        &mut |_, _| (),
+    )
 }
 
 fn verify(file: &Path) -> Result<Manifest, Error> {

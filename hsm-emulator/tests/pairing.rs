@@ -1,6 +1,8 @@
 //! Two regions as processes: what the primary acknowledges is in both, and who may write is never in doubt.
 #![allow(dead_code, clippy::expect_used)]
 
+#[path = "common/clients.rs"]
+mod clients;
 mod common;
 #[path = "common/server.rs"]
 mod server;
@@ -12,15 +14,13 @@ use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::operator::{Operator, part};
+use clients::{create, delete, ids, initialise, load, unwrap, wait_until, wrap, wrapped};
+use common::operator::Operator;
 use hsm_emulator::keystore::{Effect, Expect, Keystore, Location, Write};
-use hsm_emulator::units::TransportedKey;
-use hsm_emulator::units::VerificationPattern;
-use hsm_emulator::units::administration::permission;
-use hsm_emulator::units::command::{Command, DomainAttributes};
+use hsm_emulator::units::command::Command;
 use hsm_proto::{kms, tke};
 use serde_json::Value;
-use server::{Door, Server, Unit};
+use server::{Door, Server};
 use tonic::Code;
 
 /// A primary region, a failover region, and the directory of both.
@@ -115,82 +115,11 @@ fn port() -> u16 {
     }
 }
 
-fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while !is_so() {
-        assert!(Instant::now() < deadline, "not within a minute: {what}");
-        thread::sleep(Duration::from_millis(20));
-    }
-}
-
 fn add_units(home: &Server) {
     for _ in 0..2 {
         let request = tke::AddUnitRequest { r#type: tke::UnitType::Failover.into(), old_firmware: false };
         home.block_on(home.support().add_unit(request)).expect("add");
     }
-}
-
-/// The same administrators and the same master key for every unit of a type.
-fn initialise(server: &Server, operators: &[Operator; 2], unit_type: tke::UnitType) {
-    let [a, b] = operators;
-    for (i, listed) in server.list_units().units.iter().enumerate() {
-        if listed.r#type() != unit_type {
-            continue;
-        }
-        let unit = server.unit(i, Door::Grpc);
-        for operator in operators {
-            unit.send(Command::AddAdministrator(operator.administrator.clone()), &[]).expect("add");
-        }
-        let attributes = DomainAttributes {
-            signature_threshold: Some(2),
-            revocation_threshold: Some(1),
-            permissions: Some(unit.status().permissions | permission::IMPORT),
-        };
-        unit.send(Command::SetAttributes(attributes), &[a, b]).expect("thresholds");
-        load(&unit, operators, [0x11, 0x22]);
-        unit.send(Command::SetImmediate, &[a]).expect("set immediate");
-    }
-}
-
-/// These key parts become the committed master key of a unit; its pattern.
-fn load(unit: &Unit<'_>, [a, b]: &[Operator; 2], parts: [u8; 2]) -> VerificationPattern {
-    let importer = unit.send(Command::GenerateImporterKey, &[a]).expect("importer key");
-    let parts =
-        parts.iter().map(|byte| TransportedKey::wrap(&part(*byte), &importer).expect("wrap")).collect();
-    let pattern = unit.send(Command::ImportMasterKey(parts), &[b]).expect("load");
-    let pattern = VerificationPattern::from_bytes(&pattern).expect("pattern");
-    unit.send(Command::CommitMasterKey(pattern), &[a, b]).expect("commit");
-    pattern
-}
-
-fn create(server: &Server, name: &str) -> Result<String, tonic::Status> {
-    let request = kms::CreateRootKeyRequest { name: name.to_owned(), material: Vec::new() };
-    Ok(server.block_on(server.kms().create_root_key(request))?.into_inner().id)
-}
-
-fn wrap(server: &Server, key: &str) -> String {
-    wrapped(server, key).ciphertext
-}
-
-fn wrapped(server: &Server, key: &str) -> kms::WrapResponse {
-    let request = kms::WrapRequest { key: key.to_owned(), plaintext: vec![7; 32], aad: Vec::new() };
-    server.block_on(server.kms().wrap(request)).expect("wrap").into_inner()
-}
-
-fn unwrap(server: &Server, key: &str, ciphertext: &str) -> Result<Vec<u8>, tonic::Status> {
-    let request =
-        kms::UnwrapRequest { key: key.to_owned(), ciphertext: ciphertext.to_owned(), aad: Vec::new() };
-    Ok(server.block_on(server.kms().unwrap(request))?.into_inner().plaintext)
-}
-
-fn delete(server: &Server, key: &str) -> Result<(), tonic::Status> {
-    server.block_on(server.kms().delete(kms::DeleteRequest { key: key.to_owned() })).map(drop)
-}
-
-fn ids(server: &Server) -> Vec<String> {
-    let request = kms::ListRootKeysRequest { limit: 5000, offset: 0, include_destroyed: false };
-    let list = server.block_on(server.kms().list_root_keys(request)).expect("list").into_inner();
-    list.keys.into_iter().map(|key| key.id).collect()
 }
 
 /// As if the region had been killed between its own commit and the partner's acknowledgement.

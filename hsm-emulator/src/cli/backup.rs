@@ -105,8 +105,15 @@ impl Backup {
         };
         let passphrase = self.common.new_passphrase()?;
         let clock = &SystemClock;
-        let manifest =
-            backup::create(&state, &self.keystore.location(&state), &out, passphrase.as_bytes(), self.force, clock, &mut progress())?;
+        let manifest = backup::create(
+            &state,
+            &self.keystore.location(&state),
+            &out,
+            passphrase.as_bytes(),
+            self.force,
+            clock,
+            &mut progress(),
+        )?;
         self.common.show("written", &out, &manifest);
         Ok(())
     }
@@ -121,7 +128,8 @@ impl Restore {
         keep_memory_private()?;
         let passphrase = self.common.passphrase()?;
         let location = self.keystore.location(&self.state);
-        let manifest = backup::restore(&self.from, &self.state, &location, passphrase.as_bytes(), &mut progress())?;
+        let manifest =
+            backup::restore(&self.from, &self.state, &location, passphrase.as_bytes(), &mut progress())?;
         self.common.show("restored", &self.state, &manifest);
         Ok(())
     }

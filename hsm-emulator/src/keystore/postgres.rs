@@ -72,7 +72,9 @@ impl Postgres {
             transaction.commit()?;
             let fsync: String = client.query_one("SHOW fsync", &[])?.get(0);
             if fsync == "off" {
-                tracing::warn!("the database runs with fsync=off: what is acknowledged is lost if its machine fails");
+                tracing::warn!(
+                    "the database runs with fsync=off: what is acknowledged is lost if its machine fails"
+                );
             }
             Ok(Ok(()))
         })??;
@@ -221,7 +223,8 @@ impl Engine for Postgres {
     }
 
     fn scan(&mut self, kind: &str, wants_more: &mut dyn FnMut(Record) -> bool) -> Result<()> {
-        let statement = self.prepared("SELECT kind, id, version, body FROM records WHERE kind = $1 ORDER BY id")?;
+        let statement =
+            self.prepared("SELECT kind, id, version, body FROM records WHERE kind = $1 ORDER BY id")?;
         self.session.run(|client| {
             let mut rows = client.query_raw(&statement, [kind])?;
             while let Some(row) = rows.next()? {
@@ -387,7 +390,8 @@ impl Engine for Postgres {
 
 impl Session {
     fn connect(config: &Config) -> Result<Self> {
-        let mut tls = SslConnector::builder(SslMethod::tls()).map_err(|error| Error::Database(error.to_string()))?;
+        let mut tls =
+            SslConnector::builder(SslMethod::tls()).map_err(|error| Error::Database(error.to_string()))?;
         // For who has set SSL_CERT_FILE.
         tls.set_default_verify_paths().map_err(|error| Error::Database(error.to_string()))?;
         let client = blocking(|| config.connect(MakeTlsConnector::new(tls.build())))?;
@@ -463,18 +467,22 @@ impl From<postgres::Error> for Error {
 
 /// With limits, so that a database which does not answer is an error, and who dies in a transaction holds up nobody.
 fn configure(address: &str) -> Result<Config> {
-    let mut config: Config =
-        address.parse().map_err(|error: postgres::Error| Error::Database(format!("the address of the keystore: {error}")))?;
+    let mut config: Config = address
+        .parse()
+        .map_err(|error: postgres::Error| Error::Database(format!("the address of the keystore: {error}")))?;
     let is_here = |host: &Host| match host {
         Host::Unix(_) => true,
         Host::Tcp(name) => name == "localhost" || name.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback()),
     };
-    let is_here = config.get_hosts().iter().all(is_here) && config.get_hostaddrs().iter().all(IpAddr::is_loopback);
+    let is_here =
+        config.get_hosts().iter().all(is_here) && config.get_hostaddrs().iter().all(IpAddr::is_loopback);
     match config.get_ssl_mode() {
         SslMode::Prefer if is_here => drop(config.ssl_mode(SslMode::Disable)),
         SslMode::Prefer => drop(config.ssl_mode(SslMode::Require)),
         SslMode::Disable if !is_here => {
-            return Err(Error::Database("a database on another machine needs TLS: leave out sslmode=disable".into()));
+            return Err(Error::Database(
+                "a database on another machine needs TLS: leave out sslmode=disable".into(),
+            ));
         }
         _ => {}
     }

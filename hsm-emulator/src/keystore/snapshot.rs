@@ -19,7 +19,9 @@ pub fn take(from: &Location, to: &Path) -> Result<()> {
             open(path)?.execute("VACUUM INTO ?1", params![name])?;
         }
         #[cfg(feature = "edge")]
-        Location::Postgres(_) => copy(&Keystore::open(from)?, &Keystore::open(&Location::File(to.to_owned()))?)?,
+        Location::Postgres(_) => {
+            copy(&Keystore::open(from)?, &Keystore::open(&Location::File(to.to_owned()))?)?
+        }
     }
     let copy = open(to)?;
     // In memory, so that there is no second file; the copy is made anew if this is cut off.

@@ -134,7 +134,9 @@ impl Engine for Sqlite {
 
     fn put(&mut self, kind: &str, id: &str, version: u64, body: &[u8]) -> Result<()> {
         self.connection
-            .prepare_cached("INSERT OR REPLACE INTO records (kind, id, version, body) VALUES (?1, ?2, ?3, ?4)")?
+            .prepare_cached(
+                "INSERT OR REPLACE INTO records (kind, id, version, body) VALUES (?1, ?2, ?3, ?4)",
+            )?
             .execute(params![kind, id, version as i64, body])?;
         Ok(())
     }

@@ -11,9 +11,9 @@ mod nameplate;
 pub mod pins;
 pub mod reencryption;
 pub mod region;
-pub mod storage;
 #[cfg(feature = "edge")]
 pub mod shared_keystore;
+pub mod storage;
 pub mod stored_keys;
 mod token_deletion;
 pub mod tokens;

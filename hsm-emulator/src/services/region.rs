@@ -1,9 +1,9 @@
 //! One region of a service instance: its crypto units and its keystore.
 
-use std::{fs, io};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::{fs, io};
 
 use arc_swap::ArcSwap;
 use aws_lc_rs::digest::{SHA256, digest};
@@ -130,7 +130,7 @@ pub enum Error {
     #[error("the record of the instance is damaged: restore the keystore from a backup")]
     Identity,
     /// Units are there, but the keystore that names their instance is not.
-    #[error("{}: there are crypto units, but the keystore does not know their instance: restore it from a backup", .0.display())]
+    #[error("{}: there are crypto units, but the keystore does not know their instance: name it with --keystore if it is in a database, or restore it from a backup", .0.display())]
     Incomplete(PathBuf),
 }
 
@@ -175,16 +175,14 @@ impl Region {
                 ((identity, storage), units)
             }
             (None, None) => {
-                let made = initialise(dir, layout, &keystore);
+                let made = match initialise(dir, layout, &keystore) {
+                    // Another process has made the instance meanwhile.
+                    Err(Error::Keystore(keystore::Error::Conflict { .. })) if keystore.is_shared() => None,
+                    made => Some(made?),
+                };
                 let (identity, storage) =
                     storage::parse(&keystore.get(INSTANCE, INSTANCE)?.ok_or(Error::Identity)?)?;
-                let units = match made {
-                    // Another process has made the instance meanwhile.
-                    Err(Error::Keystore(keystore::Error::Conflict { .. })) if keystore.is_shared() => {
-                        open_or_add_units(dir, layout, &identity)?
-                    }
-                    made => made?,
-                };
+                let units = made.map_or_else(|| open_or_add_units(dir, layout, &identity), Ok)?;
                 ((identity, storage), units)
             }
         };

@@ -174,7 +174,11 @@ pub fn create(
     if !replace && out.exists() {
         return Err(Error::Exists(out.to_owned()));
     }
-    if !state.join(KEYSTORE).exists() {
+    let is_there = match location {
+        Location::File(path) => path.exists(),
+        _ => state.join(UNITS).exists(),
+    };
+    if !is_there {
         return Err(Error::NoInstance(state.to_owned()));
     }
     let _lock = exclusive(state)?;

@@ -561,7 +561,10 @@ impl Pairing {
         if pair.role == role { Ok(pair) } else { Err(Error::Role { role: pair.role, instead }) }
     }
 
-    fn change(&self, change: impl FnOnce(&mut Pair, &mut Transaction<'_>) -> keystore::Result<()>) -> Result<()> {
+    fn change(
+        &self,
+        change: impl FnOnce(&mut Pair, &mut Transaction<'_>) -> keystore::Result<()>,
+    ) -> Result<()> {
         let changed = self.keystore().transaction_here(|transaction| {
             let mut pair = Pair::read(transaction)?.ok_or(Error::NotPaired)?;
             change(&mut pair, transaction)?;

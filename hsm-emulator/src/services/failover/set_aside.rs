@@ -76,11 +76,7 @@ pub struct Difference {
 ///
 /// # Errors
 /// [`keystore::Error::Database`].
-pub fn changed_since(
-    keystore: &Keystore,
-    mut since: u64,
-    limit: usize,
-) -> keystore::Result<Vec<Difference>> {
+pub fn changed_since(keystore: &Keystore, mut since: u64, limit: usize) -> keystore::Result<Vec<Difference>> {
     let mut found = Vec::new();
     loop {
         let piece = keystore.piece(since)?;

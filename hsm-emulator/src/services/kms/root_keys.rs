@@ -194,7 +194,14 @@ impl RootKeys {
     /// [`Error::Keystore`].
     pub fn open(region: Arc<Region>, clock: Arc<dyn Clock>) -> Result<Self> {
         let loaded = RwLock::new(Loaded::read(&region)?);
-        Ok(Self { region, clock, loaded, reading: Mutex::default(), held_back: AtomicU64::new(0), stale: AtomicBool::new(false) })
+        Ok(Self {
+            region,
+            clock,
+            loaded,
+            reading: Mutex::default(),
+            held_back: AtomicU64::new(0),
+            stale: AtomicBool::new(false),
+        })
     }
 
     /// A new root key: generated, or imported if there is material.
@@ -454,7 +461,8 @@ impl RootKeys {
                 Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
                 Err(TryLockError::WouldBlock) => return None,
             };
-            if loaded.generation != self.region.stored_keys_generation() || self.stale.load(Ordering::Acquire) {
+            if loaded.generation != self.region.stored_keys_generation() || self.stale.load(Ordering::Acquire)
+            {
                 return None;
             }
             self.find(&loaded, key)
@@ -666,7 +674,10 @@ impl Loaded {
     /// in use any more.
     fn follow(&mut self, change: &Change) -> Vec<KeyBlob> {
         let known = self.keys.get(&change.id);
-        if known.zip(change.record.as_ref()).is_some_and(|(known, record)| known.record_version >= record.version) {
+        if known
+            .zip(change.record.as_ref())
+            .is_some_and(|(known, record)| known.record_version >= record.version)
+        {
             return Vec::new();
         }
         let old = match change.record.as_ref().map(RootKey::from_record) {
@@ -682,7 +693,8 @@ impl Loaded {
             None => self.keys.remove(&change.id),
         };
         let new = self.keys.get(&change.id);
-        let is_used = |blob: &KeyBlob| new.iter().any(|key| key.versions.iter().any(|version| version.blob == *blob));
+        let is_used =
+            |blob: &KeyBlob| new.iter().any(|key| key.versions.iter().any(|version| version.blob == *blob));
         let old = old.iter().flat_map(|key| &key.versions).map(|version| version.blob.clone());
         old.filter(|blob| !is_used(blob)).collect()
     }
