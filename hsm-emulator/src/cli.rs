@@ -217,6 +217,10 @@ struct Serve {
     /// paired. Both prove themselves with certificates.
     #[arg(long)]
     pair_listen: Option<SocketAddr>,
+    /// Where the other region reaches this one if that is not --pair-listen itself, as behind a port that is mapped:
+    /// host:port.
+    #[arg(long, requires = "pair_listen", value_name = "HOST:PORT")]
+    pair_address: Option<String>,
     /// In a pair: after so long a silence the other region counts as lost.
     #[arg(long, default_value = "1s", value_parser = duration)]
     partner_timeout: Duration,
@@ -350,6 +354,7 @@ fn serve_until_signal(serve: Serve) -> Result<(), Error> {
     let layout = serve.new.layout();
     let pair = pair::Options {
         listen: serve.pair_listen,
+        address: serve.pair_address,
         silence: serve.partner_timeout,
         promote_after: serve.promote_after,
     };

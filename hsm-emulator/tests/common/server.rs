@@ -83,6 +83,14 @@ impl Server {
         assert!(sent.expect("kill").success());
     }
 
+    /// The most memory that it has had, in bytes.
+    pub fn peak_memory(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("status");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("VmHWM");
+        let kibibytes: u64 = line.trim().trim_end_matches(" kB").parse().expect("a number");
+        kibibytes << 10
+    }
+
     /// What it has said on standard error.
     pub fn log(&self) -> String {
         fs::read_to_string(self.state.with_extension("log")).expect("log")

@@ -41,6 +41,8 @@ use crate::services::failover::pairing::{Error, Pairing};
 pub struct Options {
     /// Where the other region reaches this one; there is no pair without.
     pub listen: Option<SocketAddr>,
+    /// Where the other region is told to reach this one, if not at `listen`: `host:port`.
+    pub address: Option<String>,
     /// After so long a silence one region counts as lost for the other.
     pub silence: Duration,
     /// After so long a silence of the primary region, this one takes the primary role by itself.
@@ -83,9 +85,10 @@ impl Line {
             Some(address) => Some(TcpListener::bind(address).await.map_err(|e| format!("{address}: {e}"))?),
             None => None,
         };
-        let address = match &listener {
-            Some(listener) => format!("https://{}", listener.local_addr()?),
-            None => String::new(),
+        let address = match (&listener, &options.address) {
+            (Some(_), Some(address)) => format!("https://{address}"),
+            (Some(listener), None) => format!("https://{}", listener.local_addr()?),
+            (None, _) => String::new(),
         };
         let line = Arc::new(Self {
             pairing,

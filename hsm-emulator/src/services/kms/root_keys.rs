@@ -54,6 +54,8 @@ pub struct RootKey {
     /// Newest first, each with its sealed material. Empty once destroyed.
     pub versions: Vec<Version>,
     record_version: u64,
+    /// Position of its last change, as far as this process knows: it is no older than that.
+    revision: u64,
 }
 
 /// The stored form of a root key, sealed material aside.
@@ -230,6 +232,7 @@ impl RootKeys {
             id,
             versions: vec![version],
             record_version: 0,
+            revision: 0,
         };
         self.store(key, Some(&sealing))
     }
@@ -423,7 +426,7 @@ impl RootKeys {
             ..readable.unwrap_or_else(unreadable)
         };
         let id = id.to_owned();
-        let key = RootKey { id, metadata, versions: Vec::new(), record_version: record.version };
+        let key = RootKey { id, metadata, versions: Vec::new(), record_version: record.version, revision: 0 };
         let key = self.store(key, None)?;
         self.loaded.write().unwrap_or_else(PoisonError::into_inner).damaged.remove(&key.id);
         self.region.keystore().erase_log()?;
@@ -598,8 +601,8 @@ impl RootKeys {
             }
             None => self.region.keystore().commit(vec![write]),
         };
-        match committed {
-            Ok(_) => {}
+        let revision = match committed {
+            Ok(revision) => revision,
             Err(keystore::Error::Unacknowledged) if sealing.is_some() => {
                 self.held_back.fetch_max(self.region.keystore().head()?, Ordering::AcqRel);
                 return Err(keystore::Error::Unacknowledged.into());
@@ -607,7 +610,8 @@ impl RootKeys {
             Err(keystore::Error::Unacknowledged) => {
                 // It is written here: a key that was taken out of use is so at once.
                 let erases = key.versions.is_empty();
-                self.show(key);
+                let known = key.revision;
+                self.show(key, known);
                 if erases {
                     self.region.keystore().erase_log()?;
                 }
@@ -618,13 +622,14 @@ impl RootKeys {
                 return Err(Error::Busy(key.id));
             }
             Err(other) => return Err(other.into()),
-        }
-        Ok(self.show(key))
+        };
+        Ok(self.show(key, revision))
     }
 
     /// A key as it has just been stored.
-    fn show(&self, mut key: RootKey) -> Arc<RootKey> {
+    fn show(&self, mut key: RootKey, revision: u64) -> Arc<RootKey> {
         key.record_version += 1;
+        key.revision = revision;
         let key = Arc::new(key);
         self.loaded.write().unwrap_or_else(PoisonError::into_inner).take(key.clone());
         key
@@ -665,7 +670,7 @@ impl Loaded {
     /// Takes a key as it is now: of two changes, the later one may come here first.
     fn take(&mut self, key: Arc<RootKey>) {
         let newest = self.keys.entry(key.id.clone()).or_insert_with(|| key.clone());
-        if newest.record_version < key.record_version {
+        if newest.revision <= key.revision {
             *newest = key;
         }
     }
@@ -673,14 +678,11 @@ impl Loaded {
     /// Takes on a change that somebody has made, unless this process has made a later one. The key material that is not
     /// in use any more.
     fn follow(&mut self, change: &Change) -> Vec<KeyBlob> {
-        let known = self.keys.get(&change.id);
-        if known
-            .zip(change.record.as_ref())
-            .is_some_and(|(known, record)| known.record_version >= record.version)
-        {
+        if self.keys.get(&change.id).is_some_and(|known| known.revision >= change.revision) {
             return Vec::new();
         }
-        let old = match change.record.as_ref().map(RootKey::from_record) {
+        let read = change.record.as_ref().map(|record| RootKey::from_record(record, change.revision));
+        let old = match read {
             Some(Ok(key)) => {
                 self.damaged.remove(&change.id);
                 self.keys.insert(change.id.clone(), Arc::new(key))
@@ -704,7 +706,7 @@ impl Loaded {
         let revision = region.keystore().head()?;
         let (mut keys, mut damaged) = (HashMap::new(), HashSet::new());
         for record in region.keystore().scan(KIND)? {
-            match RootKey::from_record(&record) {
+            match RootKey::from_record(&record, revision) {
                 Ok(key) => drop(keys.insert(key.id.clone(), Arc::new(key))),
                 Err(error) => {
                     tracing::error!(%error, "a root key takes no part");
@@ -725,7 +727,7 @@ impl RootKey {
         })
     }
 
-    fn from_record(record: &Record) -> Result<Self> {
+    fn from_record(record: &Record, revision: u64) -> Result<Self> {
         let damaged = || Error::Damaged(record.id.clone());
         let stored: StoredKey = serde_json::from_slice(&record.body).map_err(|_| damaged())?;
         let versions = stored
@@ -742,6 +744,7 @@ impl RootKey {
             metadata: stored.metadata,
             versions,
             record_version: record.version,
+            revision,
         })
     }
 

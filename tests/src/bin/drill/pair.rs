@@ -29,6 +29,8 @@ pub struct Pair {
     regions: [Region; 2],
     /// By which the failover region follows.
     pub line: Proxy,
+    /// By which the home region reaches the failover region: it follows by it when the roles have changed.
+    pub back: Proxy,
     /// The administrators of all crypto units.
     pub desk: Desk,
 }
@@ -52,9 +54,10 @@ impl Pair {
             process: None,
         };
         let mut home = region(dice, &["--imprint"]);
-        let away = region(dice, flags);
+        let mut away = region(dice, flags);
+        let line = home.behind_proxy(runtime)?;
+        let back = away.behind_proxy(runtime)?;
         home.start(&program, &dir.path().join(REGIONS[0]))?;
-        let line = runtime.block_on(Proxy::open(home.pair_listen)).map_err(text)?;
         let desk = runtime.block_on(async {
             let desk = Desk::new(home.port(&dir.path().join(REGIONS[0]))?);
             for unit in desk.units(UnitType::Operational).await? {
@@ -62,7 +65,7 @@ impl Pair {
             }
             Ok::<_, String>(desk)
         })?;
-        let mut pair = Self { dir, program, regions: [home, away], line, desk };
+        let mut pair = Self { dir, program, regions: [home, away], line, back, desk };
         pair.join()?;
         // Through the home region, as its operators do it.
         runtime.block_on(async {
@@ -82,10 +85,6 @@ impl Pair {
         let invitation = self.dir.path().join("invitation");
         let file = invitation.to_str().ok_or("the temporary directory is not UTF-8")?;
         self.operator(0, &["invite", "--out", file])?;
-        let mut text: Value =
-            serde_json::from_str(&fs::read_to_string(&invitation).map_err(text)?).map_err(text)?;
-        text["primary"] = format!("https://{}", self.line.address).into();
-        fs::write(&invitation, text.to_string()).map_err(self::text)?;
         let mut join = Command::new(&self.program);
         join.args(["failover", "join", "--invitation", file, "--region", REGIONS[1], "--state"]);
         output(join.arg(self.state(1)))?;
@@ -112,6 +111,11 @@ impl Pair {
     pub fn start(&mut self, region: usize) -> Result<(), String> {
         let state = self.state(region);
         self.regions[region].start(&self.program, &state)
+    }
+
+    /// Its process, if it runs.
+    pub fn process(&self, region: usize) -> Option<Pid> {
+        self.regions[region].process.as_ref().map(Pid::from_child)
     }
 
     /// SIGKILL, SIGTERM, SIGSTOP or SIGCONT.
@@ -163,6 +167,13 @@ impl Drop for Pair {
 }
 
 impl Region {
+    /// The other region reaches it by the proxy.
+    fn behind_proxy(&mut self, runtime: &Runtime) -> Result<Proxy, String> {
+        let proxy = runtime.block_on(Proxy::open(self.pair_listen)).map_err(text)?;
+        self.flags.extend(["--pair-address".to_owned(), proxy.address.to_string()]);
+        Ok(proxy)
+    }
+
     fn start(&mut self, program: &Path, state: &Path) -> Result<(), String> {
         let endpoint = state.join("endpoint");
         fs::remove_file(&endpoint).ok();
