@@ -181,7 +181,8 @@ fn start_logging(format: LogFormat) {
         LogFormat::Json => false,
         LogFormat::Auto => std::io::stderr().is_terminal(),
     };
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    // What cannot be logged, since the disk is full perhaps, is lost: it must not end the server.
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).log_internal_errors(false);
     let lines =
         if human { lines.with_ansi(std::io::stderr().is_terminal()).boxed() } else { lines.json().boxed() };
     let filter = EnvFilter::new("info,s3s=off,h2=warn,hyper=warn,tonic=warn");

@@ -23,7 +23,7 @@ use hsm_proto::tokens::response::Answer;
 use hsm_proto::tokens::tokens_client::TokensClient;
 use hsm_proto::{kms, tke, tokens};
 use rustix::fs::Mode;
-use rustix::process::{DumpableBehavior, Resource, Rlimit};
+use rustix::process::{DumpableBehavior, Resource, Rlimit, Signal};
 use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 use tonic::metadata::AsciiMetadataValue;
@@ -345,7 +345,11 @@ impl New {
 fn serve_until_signal(serve: Serve) -> Result<(), Error> {
     keep_memory_private()?;
     let filter = EnvFilter::try_from_env("HSM_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // What cannot be logged, since the disk is full perhaps, is lost: it must not end the server.
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .log_internal_errors(false);
     if std::io::stderr().is_terminal() {
         log.init()
     } else {
@@ -368,6 +372,8 @@ fn serve_until_signal(serve: Serve) -> Result<(), Error> {
         pair,
     };
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
+        // A file that may not grow is an error of that write, and not the end.
+        let _too_large = signal(SignalKind::from_raw(Signal::XFSZ.as_raw()))?;
         let (mut interrupt, mut terminate) =
             (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
         let stop = async move {
@@ -714,6 +720,9 @@ impl Remote {
         let channel = Endpoint::from_shared(endpoint.to_string())?
             .connect_timeout(Duration::from_secs(5))
             .timeout(Duration::from_secs(30))
+            // A server that has stopped keeps the connection.
+            .http2_keep_alive_interval(Duration::from_secs(2))
+            .keep_alive_timeout(Duration::from_secs(3))
             .connect()
             .await
             .map_err(|_| format!("{}: no server answers; is it running?", endpoint.as_str()))?;

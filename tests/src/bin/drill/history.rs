@@ -61,7 +61,10 @@ pub fn check(events: &[Event], last: &Last) -> Result<(), String> {
             made && event.version.as_ref().is_some_and(|version| !last.versions.contains(version))
         });
         if let Some(lost) = lost {
-            return Err(format!("version {:?} was acknowledged by region {} and is lost", lost.version, lost.region));
+            return Err(format!(
+                "version {:?} was acknowledged by region {} and is lost",
+                lost.version, lost.region
+            ));
         }
     }
     let mut search = Search { events, last, seen: HashSet::new() };
@@ -178,7 +181,10 @@ mod tests {
             // A write is lost.
             (&[create.clone(), rotate.clone()], &active(&["1"])),
             // Two histories: each region has rotated it by itself.
-            (&[create.clone(), rotate.clone(), event(Action::Rotate, 20, Some(40), "3")], &active(&["3", "1"])),
+            (
+                &[create.clone(), rotate.clone(), event(Action::Rotate, 20, Some(40), "3")],
+                &active(&["3", "1"]),
+            ),
             // It was deleted, and is back.
             (&[create.clone(), delete.clone()], &active(&["1"])),
             // It was deleted, and is used.

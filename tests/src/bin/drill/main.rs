@@ -5,6 +5,8 @@ mod administration;
 mod client;
 mod dice;
 mod drill;
+mod faults;
+mod history;
 mod load;
 #[path = "../../../../hsm-emulator/tests/common/operator.rs"]
 #[allow(dead_code)]
@@ -14,6 +16,7 @@ mod proxy;
 mod report;
 mod scenarios;
 
+use std::ops::Range;
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -36,6 +39,12 @@ struct Arguments {
     /// Repeat the chances of an earlier run.
     #[arg(long)]
     seed: Option<u64>,
+    /// Instead of a drill: faults by chance, for each of these seeds, such as 0..12. The history is checked.
+    #[arg(long, value_name = "FROM..TO", value_parser = seeds, conflicts_with_all = ["drills", "runs", "seed", "json"])]
+    faults: Option<Range<u64>>,
+    /// At the end of each seed an operator breaks the promise by force: the check has to find it.
+    #[arg(long, requires = "faults")]
+    break_the_promise: bool,
     /// Print JSON only: a list with an object for each drill.
     #[arg(long)]
     json: bool,
@@ -55,6 +64,9 @@ fn main() -> ExitCode {
     // Connections are made outside of it too.
     let _entered = runtime.enter();
     let paint = Paint::new(arguments.json);
+    if let Some(seeds) = arguments.faults {
+        return faults::run(&runtime, seeds, arguments.break_the_promise, paint);
+    }
     let wanted =
         |name: &str| arguments.drills.is_empty() || arguments.drills.iter().any(|drill| drill == name);
     let outcomes: Vec<Outcome> = SCENARIOS
@@ -68,6 +80,11 @@ fn main() -> ExitCode {
         paint.summary(&outcomes);
     }
     if outcomes.iter().all(Outcome::passed) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn seeds(text: &str) -> Result<Range<u64>, String> {
+    let numbers = text.split_once("..").and_then(|(from, to)| Some(from.parse().ok()?..to.parse().ok()?));
+    numbers.filter(|seeds| !seeds.is_empty()).ok_or_else(|| format!("'{text}' is no range such as 0..12"))
 }
 
 fn drills() -> String {

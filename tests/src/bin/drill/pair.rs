@@ -113,9 +113,16 @@ impl Pair {
         self.regions[region].start(&self.program, &state)
     }
 
-    /// Its process, if it runs.
-    pub fn process(&self, region: usize) -> Option<Pid> {
-        self.regions[region].process.as_ref().map(Pid::from_child)
+    /// Its process, unless it was killed.
+    ///
+    /// # Errors
+    /// If it has ended by itself.
+    pub fn process(&mut self, region: usize) -> Result<Option<Pid>, String> {
+        let Some(process) = &mut self.regions[region].process else { return Ok(None) };
+        match process.try_wait().map_err(text)? {
+            None => Ok(Some(Pid::from_child(process))),
+            Some(status) => Err(format!("{} has ended by itself: {status}", REGIONS[region])),
+        }
     }
 
     /// SIGKILL, SIGTERM, SIGSTOP or SIGCONT.
