@@ -174,11 +174,8 @@ pub fn create(
     if !replace && out.exists() {
         return Err(Error::Exists(out.to_owned()));
     }
-    let is_there = match location {
-        Location::File(path) => path.exists(),
-        _ => state.join(UNITS).exists(),
-    };
-    if !is_there {
+    let needed = if location.is_shared() { UNITS } else { KEYSTORE };
+    if !state.join(needed).exists() {
         return Err(Error::NoInstance(state.to_owned()));
     }
     let _lock = exclusive(state)?;

@@ -124,7 +124,9 @@ fn one(
         Ok(_) => {}
         Err(error) => violations.push(error),
     }
-    violations.push(format!("the directories are kept: {}", pair.keep().display()));
+    if !break_the_promise {
+        violations.push(format!("the directories are kept: {}", pair.keep().display()));
+    }
     Err(violations)
 }
 
