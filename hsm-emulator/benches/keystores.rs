@@ -9,7 +9,7 @@ mod database;
 #[path = "../tests/common/server.rs"]
 mod server;
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::Write as _;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};

@@ -112,6 +112,42 @@ enum Unit {
     Stop(OneUnit),
     /// Power a crypto unit on.
     Start(OneUnit),
+    /// Break a crypto unit on purpose, to see what becomes of requests; --clear mends it.
+    Fault(UnitFault),
+}
+
+#[derive(Args)]
+#[command(after_help = "\
+A request whose unit fails is made again in another one. A fault is over when the server is started again; a unit that was
+zeroized needs administrators and its master key again.
+
+Examples:
+  hsm-emulator unit fault 3C7A10F2 --kind slow --delay 2s --state ~/hsm
+  hsm-emulator unit fault 3C7A10F2 --clear --state ~/hsm")]
+struct UnitFault {
+    #[command(flatten)]
+    unit: OneUnit,
+    /// What is to go wrong.
+    #[arg(long, value_enum, required_unless_present = "clear")]
+    kind: Option<FaultKind>,
+    /// For slow: how much longer each use of a key takes.
+    #[arg(long, value_parser = duration, default_value = "500ms")]
+    delay: Duration,
+    /// Mend it.
+    #[arg(long, conflicts_with_all = ["kind", "delay"])]
+    clear: bool,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum FaultKind {
+    /// It answers nothing, as if it had been pulled out.
+    Disable,
+    /// Somebody tampers with it: registers and administrators are erased for good.
+    Zeroize,
+    /// It takes longer; beyond 250 ms it is given up.
+    Slow,
+    /// Bits of its master key change by themselves.
+    Corrupt,
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
@@ -466,6 +502,24 @@ async fn unit(action: Unit) -> Result<(), Error> {
             let request = one.request().await?;
             let unit = one.remote.support().await?.stop_unit(request).await.map_err(message)?;
             show_units(&one.remote, &[unit.into_inner()]);
+            Ok(())
+        }
+        Unit::Fault(fault) => {
+            let kind = match fault.kind {
+                None => tke::Fault::None,
+                Some(FaultKind::Disable) => tke::Fault::Disabled,
+                Some(FaultKind::Zeroize) => tke::Fault::Zeroized,
+                Some(FaultKind::Slow) => tke::Fault::Slow,
+                Some(FaultKind::Corrupt) => tke::Fault::Corrupt,
+            };
+            let request = tke::SetFaultRequest {
+                hsm_id: fault.unit.request().await?.hsm_id,
+                fault: kind.into(),
+                delay_milliseconds: u32::try_from(fault.delay.as_millis()).unwrap_or(u32::MAX),
+            };
+            let remote = &fault.unit.remote;
+            let unit = remote.support().await?.set_fault(request).await.map_err(message)?;
+            show_units(remote, &[unit.into_inner()]);
             Ok(())
         }
         Unit::Start(one) => {

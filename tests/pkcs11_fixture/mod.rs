@@ -100,6 +100,14 @@ impl Server {
         Self { endpoint, process, state }
     }
 
+    /// `hsm-emulator unit WORDS`: what it prints.
+    pub fn unit(&self, words: &[&str]) -> String {
+        let mut command = Command::new(built("hsm-emulator"));
+        let output = command.arg("unit").args(words).arg("--state").arg(self.state.path()).output().unwrap();
+        assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
     /// Makes it stop answering, or go on.
     pub fn signal(&self, signal: Signal) {
         kill_process(self.process.pid, signal).unwrap();

@@ -10,7 +10,7 @@ use super::audit::{self, AuditLog};
 use super::reencryption::Progress;
 use super::region::{self, InstalledUnit, Region};
 use crate::units::command::UnitType;
-use crate::units::{Error as UnitError, VerificationPattern};
+use crate::units::{Error as UnitError, Fault, VerificationPattern};
 
 /// Administers the units of a region.
 pub struct Administration {
@@ -158,6 +158,30 @@ impl Administration {
         self.support(hsm_id, action, |installed| Ok(self.region.set_power(installed, on)?))
     }
 
+    /// Breaks a unit on purpose, or mends it.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Region`].
+    pub fn set_fault(&self, hsm_id: &str, fault: Option<Fault>) -> Result<InstalledUnit, Error> {
+        self.support(hsm_id, FAULT, |installed| {
+            installed.unit.set_fault(fault).map_err(region::Error::from)?;
+            self.region.report_units();
+            Ok(installed.clone())
+        })
+    }
+
+    /// What becomes of a unit that somebody tampers with: registers and administrators are erased.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Region`].
+    pub fn tamper(&self, hsm_id: &str) -> Result<InstalledUnit, Error> {
+        self.support(hsm_id, FAULT, |installed| {
+            installed.unit.tamper().map_err(region::Error::from)?;
+            self.region.report_units();
+            Ok(installed.clone())
+        })
+    }
+
     /// Deletes a token with its objects, whatever master key they are under; how many objects.
     ///
     /// # Errors
@@ -224,6 +248,7 @@ const ADD: &str = "hs-crypto.tke-cryptounit-support.add";
 const REMOVE: &str = "hs-crypto.tke-cryptounit-support.remove";
 const STOP: &str = "hs-crypto.tke-cryptounit-support.stop";
 const START: &str = "hs-crypto.tke-cryptounit-support.start";
+const FAULT: &str = "hs-crypto.tke-cryptounit-support.fault";
 const DELETE_TOKEN: &str = "hs-crypto.tke-token-support.delete";
 const REENCRYPT: &str = "hs-crypto.tke-key-storage.reencrypt";
 const CANCEL: &str = "hs-crypto.tke-key-storage.cancel";

@@ -18,7 +18,7 @@ use crate::durable_file;
 use crate::keystore::{self, Keystore, Location};
 use crate::units::administration::control_point;
 use crate::units::command::UnitType;
-use crate::units::{CryptoUnit, Error as UnitError, VerificationPattern, vendor};
+use crate::units::{CryptoUnit, Error as UnitError, Fault, VerificationPattern, vendor};
 
 /// Crypto units and keystore of one region, open for use.
 pub struct Region {
@@ -372,13 +372,16 @@ impl Region {
             && (storage.pattern.is_none() || self.stores_keys().is_ok_and(|stored| !stored))
     }
 
-    /// How a unit is: `damaged`, `running`, `stopped`, `no master key`, or `other master key` than the instance's.
+    /// How a unit is: `damaged`, `disabled`, `out of order`, `running`, `slow`, `stopped`, `no master key`, or `other master key` than the instance's.
     pub fn state_of(&self, installed: &InstalledUnit) -> &'static str {
         match (installed.unit.verification_pattern(), self.storage.load().pattern) {
             _ if installed.is_damaged() => "damaged",
             _ if installed.stopped => "stopped",
+            _ if installed.unit.fault() == Some(Fault::Disabled) => "disabled",
+            _ if !installed.unit.is_well() => "out of order",
             (None, _) => "no master key",
             (Some(held), Some(pattern)) if held != pattern => "other master key",
+            (Some(_), _) if installed.unit.is_slow() => "slow",
             (Some(_), _) => "running",
         }
     }
@@ -456,7 +459,7 @@ impl InstalledUnit {
     }
 
     pub(super) fn is_in_service(&self) -> bool {
-        self.is_operational() && !self.stopped
+        self.is_operational() && !self.stopped && self.unit.is_well()
     }
 
     /// In service, with this master key?

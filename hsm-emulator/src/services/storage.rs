@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use cryptoki_sys::{CKR_DEVICE_ERROR, CKR_FUNCTION_FAILED, CKR_TOKEN_WRITE_PROTECTED};
+use cryptoki_sys::{CKR_DEVICE_ERROR, CKR_DEVICE_REMOVED, CKR_FUNCTION_FAILED, CKR_TOKEN_WRITE_PROTECTED};
 use parking_lot::MutexGuard;
 use serde::{Deserialize, Serialize};
 
@@ -57,6 +57,11 @@ impl Sealing {
     pub fn unit(&self) -> &CryptoUnit {
         &self.unit
     }
+
+    /// Has the unit another master key since? One that has none, has sealed before it lost it.
+    fn has_moved_on(&self) -> bool {
+        self.unit.verification_pattern().is_some_and(|pattern| pattern != self.pattern)
+    }
 }
 
 /// Waits for units and stored keys that go over to another master key.
@@ -101,6 +106,11 @@ impl Region {
             )?;
         }
         self.serving_unit().ok_or_else(|| {
+            let units = self.units.load();
+            if units.iter().any(|installed| installed.is_operational() && !installed.unit.is_well()) {
+                let message = "no crypto unit with the instance's master key is in order: see 'hsm-emulator unit list'";
+                return UnitError::passing(CKR_DEVICE_REMOVED, message);
+            }
             let message = match self.storage().pattern {
                 Some(pattern) => format!(
                     "no crypto unit holds the instance's master key (verification pattern {}): load it again, or \
@@ -118,12 +128,33 @@ impl Region {
         let units = self.units.load();
         let pattern = self.storage.load().pattern?;
         let serving = || units.iter().filter(|installed| installed.serves(&pattern));
-        let turn = match serving().count() {
+        let quick = || serving().filter(|installed| !installed.unit.is_slow());
+        let turn = match quick().count() {
             0 | 1 => 0,
             count => self.next_unit.fetch_add(1, Ordering::Relaxed) % count,
         };
-        // One may have lost its master key since they were counted.
-        serving().nth(turn).or_else(|| serving().next()).map(|installed| installed.unit.clone())
+        // One may have lost its master key since they were counted; and a slow unit is better than none.
+        let chosen = quick().nth(turn).or_else(|| quick().next()).or_else(|| serving().next());
+        chosen.map(|installed| installed.unit.clone())
+    }
+
+    /// Makes a call again if its unit fails, as long as another one serves: what failed takes no part any more. A call
+    /// that fails so has changed nothing.
+    ///
+    /// # Errors
+    /// Those of `call`; `is_failure` says which of them are a unit's.
+    pub fn with_another_unit<T, E>(
+        &self,
+        is_failure: impl Fn(&E) -> bool,
+        mut call: impl FnMut() -> Result<T, E>,
+    ) -> Result<T, E> {
+        let mut units = self.units.load().len();
+        loop {
+            match call() {
+                Err(error) if is_failure(&error) && units > 1 && self.is_served() => units -= 1,
+                outcome => return outcome,
+            }
+        }
     }
 
     /// A serving unit that re-encrypts what its caller keeps: under the new master key of the re-encryption that has
@@ -170,7 +201,7 @@ impl Region {
     /// # Errors
     /// [`keystore::Error::MasterKeyRotation`], and the keystore's own.
     pub fn commit_sealed(&self, sealing: &Sealing, mut writes: Vec<Write>) -> keystore::Result<u64> {
-        if sealing.unit.verification_pattern() != Some(sealing.pattern) {
+        if sealing.has_moved_on() {
             return Err(refused());
         }
         let expect = Expect::Version(sealing.version);
@@ -194,15 +225,16 @@ impl Region {
     /// `CKR_FUNCTION_FAILED`, to be tried again, and those of `work`.
     pub fn seal_for_caller<T>(
         &self,
-        work: impl FnOnce(&CryptoUnit) -> Result<T, UnitError>,
+        mut work: impl FnMut(&CryptoUnit) -> Result<T, UnitError>,
     ) -> Result<T, UnitError> {
-        let sealing = self.sealing(self.unit()?).map_err(from_keystore)?;
-        let sealed = work(sealing.unit())?;
-        let now = self.storage();
-        if sealing.unit.verification_pattern() != Some(sealing.pattern) || now.version != sealing.version {
-            return Err(from_keystore(refused()));
-        }
-        Ok(sealed)
+        self.with_another_unit(is_of_unit, || {
+            let sealing = self.sealing(self.unit()?).map_err(from_keystore)?;
+            let sealed = work(sealing.unit())?;
+            if sealing.has_moved_on() || self.storage().version != sealing.version {
+                return Err(from_keystore(refused()));
+            }
+            Ok(sealed)
+        })
     }
 
     /// Another one whenever the stored keys have come under another master key: what was read before is to be
@@ -353,6 +385,11 @@ pub(super) fn write(identity: &Identity, storage: &Storage) -> Result<Write, Err
 /// Is it that the unit has not the blob's master key?
 pub(super) fn is_about_master_key(error: &UnitError) -> bool {
     matches!(error.code, vendor::CKR_IBM_WKID_MISMATCH | vendor::CKR_IBM_WK_NOT_INITIALIZED)
+}
+
+/// Is it that the unit has failed, and another one may do it?
+pub fn is_of_unit(error: &UnitError) -> bool {
+    matches!(error.code, CKR_DEVICE_REMOVED | vendor::CKR_IBM_WK_NOT_INITIALIZED)
 }
 
 /// The keystore's error in the words of PKCS #11.

@@ -15,6 +15,7 @@ use super::command::{
     self, Command, CommandBlock, RegisterState, RegisterStatus, Request, UnitStatus, UnitType,
 };
 use super::error::{Error, Result, vendor};
+use super::fault::{Fault, Health};
 use super::importer_key::{ImporterKey, TransportedKey};
 use super::key_cache::{KeyCache, OpenObject};
 use super::master_key::{KeyPart, MasterKey, NewRegister, Registers, VerificationPattern};
@@ -32,6 +33,7 @@ pub struct CryptoUnit {
     /// `None` if the unit is damaged: then nothing of it can be read, and nothing written.
     file: Option<StateFile>,
     open_objects: KeyCache,
+    health: Health,
 }
 
 impl CryptoUnit {
@@ -81,6 +83,7 @@ impl CryptoUnit {
             changing: Mutex::new(None),
             file,
             open_objects: KeyCache::new(),
+            health: Health::default(),
         }
     }
 
@@ -158,6 +161,7 @@ impl CryptoUnit {
     /// # Errors
     /// `CKR_ARGUMENTS_BAD` for bytes that are no command, `CKR_DEVICE_ERROR` if the disk refuses.
     pub fn execute(&self, request: &[u8]) -> Result<Executed> {
+        self.health.enter()?;
         let (parsed, block) = Request::parse(request).ok_or_else(|| {
             Error::new(cryptoki_sys::CKR_ARGUMENTS_BAD, "the request is no administrative command")
         })?;
@@ -196,6 +200,7 @@ impl CryptoUnit {
         if block.command == Command::Query {
             return Ok(before.status().and_then(|status| status.to_der()).map_err(|_| Refusal::INTERNAL));
         }
+        self.check(&before)?;
         let verified = match before.administration.verify(request, block) {
             Ok(verified) => verified,
             Err(refusal) => return Ok(Err(refusal)),
@@ -212,6 +217,7 @@ impl CryptoUnit {
 
     /// Disk first: the registers that other threads see are always durable.
     fn store(&self, state: UnitState) -> Result<()> {
+        self.check(&state)?;
         let file = self.file.as_ref().ok_or_else(|| {
             Error::new(
                 vendor::CKR_IBM_TRANSPORT_INVALID,
@@ -227,8 +233,69 @@ impl CryptoUnit {
         Ok(())
     }
 
-    fn registers(&self) -> Guard<Arc<UnitState>> {
-        self.state.load()
+    fn registers(&self) -> Result<Guard<Arc<UnitState>>> {
+        self.health.enter()?;
+        Ok(self.state.load())
+    }
+
+    /// The same for what would be lost, or go wrong silently, with a damaged master key.
+    fn intact_registers(&self) -> Result<Guard<Arc<UnitState>>> {
+        let state = self.registers()?;
+        self.check(&state)?;
+        Ok(state)
+    }
+
+    /// Finds out whether the master keys have changed by themselves; then the unit is out of order.
+    fn check(&self, state: &UnitState) -> Result<()> {
+        let mut held = [state.registers.current.as_ref(), state.registers.committed()].into_iter().flatten();
+        if held.all(MasterKey::is_intact) { Ok(()) } else { Err(self.health.fail()) }
+    }
+
+    /// Sets a fault; without one, the unit is as its sealed state has it.
+    ///
+    /// # Errors
+    /// As [`Self::open`], if the state is needed and cannot be read.
+    pub fn set_fault(&self, fault: Option<Fault>) -> Result<()> {
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.health.fault() == Some(Fault::Corrupt)
+            && let Some(file) = &self.file
+        {
+            self.state.store(Arc::new(file.load()?));
+        }
+        self.health.set(fault);
+        if fault == Some(Fault::Corrupt) {
+            let mut state = UnitState::clone(&self.state.load());
+            state.registers.current = state.registers.current.as_ref().map(MasterKey::corrupted);
+            self.state.store(Arc::new(state));
+        }
+        Ok(())
+    }
+
+    /// Erases registers and administrators, as a unit does that somebody tampers with.
+    ///
+    /// # Errors
+    /// `CKR_DEVICE_ERROR` if the disk refuses.
+    pub fn tamper(&self) -> Result<()> {
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = UnitState::clone(&self.state.load());
+        state.registers = Registers::default();
+        state.administration = state.administration.zeroized();
+        self.store(state)
+    }
+
+    /// The fault that was set.
+    pub fn fault(&self) -> Option<Fault> {
+        self.health.fault()
+    }
+
+    /// Does it answer, and has it found nothing wrong with itself?
+    pub fn is_well(&self) -> bool {
+        self.health.is_well()
+    }
+
+    /// Has it kept somebody waiting?
+    pub fn is_slow(&self) -> bool {
+        self.health.is_slow()
     }
 
     /// Re-encrypts a blob under the committed master key of the new register. The new blob opens once that key has
@@ -246,7 +313,7 @@ impl CryptoUnit {
     /// # Errors
     /// `CKR_IBM_WK_NOT_INITIALIZED` without both.
     pub fn rotation(&self) -> Result<Rotation> {
-        let state = self.registers();
+        let state = self.intact_registers()?;
         let committed = state.registers.committed().ok_or_else(|| {
             Error::new(vendor::CKR_IBM_WK_NOT_INITIALIZED, "the unit has no committed new master key")
         })?;
@@ -255,7 +322,7 @@ impl CryptoUnit {
 
     /// For blobs under the master key with this pattern, if it is the current one or the committed one.
     pub fn verifier(&self, pattern: &VerificationPattern) -> Option<Verifier> {
-        let state = self.registers();
+        let state = self.intact_registers().ok()?;
         let held = [state.registers.current.as_ref(), state.registers.committed()];
         let key = held.into_iter().flatten().find(|key| key.verification_pattern() == pattern)?;
         Some(Verifier::new(key.clone()))
@@ -263,7 +330,7 @@ impl CryptoUnit {
 
     /// Is this control point set?
     pub(super) fn has_control_point(&self, point: u32) -> bool {
-        self.registers().administration.control_points.contains(&point)
+        self.state.load().administration.control_points.contains(&point)
     }
 
     /// Seals an object under the current master key.
@@ -271,7 +338,7 @@ impl CryptoUnit {
     /// # Errors
     /// `CKR_IBM_WK_NOT_INITIALIZED` without a master key.
     pub fn seal(&self, clear: &Attributes, secret: &Attributes) -> Result<KeyBlob> {
-        KeyBlob::seal(self.registers().registers.current()?, clear, secret)
+        KeyBlob::seal(self.intact_registers()?.registers.current()?, clear, secret)
     }
 
     /// Opens what [`Self::seal`] made: (clear, secret) attributes.
@@ -279,7 +346,8 @@ impl CryptoUnit {
     /// # Errors
     /// `CKR_IBM_WKID_MISMATCH`, `CKR_IBM_BLOBKEY_CONFLICT`, `CKR_IBM_WK_NOT_INITIALIZED`.
     pub fn unseal(&self, blob: &KeyBlob) -> Result<(Attributes, Attributes)> {
-        blob.open(self.registers().registers.current()?)
+        let state = self.registers()?;
+        blob.open(state.registers.current()?).map_err(|error| self.check(&state).err().unwrap_or(error))
     }
 
     /// Ties an object to where it is stored: a MAC of both under a key of the current master key's.
@@ -287,7 +355,7 @@ impl CryptoUnit {
     /// # Errors
     /// `CKR_IBM_WK_NOT_INITIALIZED` without a master key.
     pub fn bind(&self, place: &[&[u8]], blob: &KeyBlob) -> Result<[u8; 32]> {
-        Ok(blob.binding(self.registers().registers.current()?, place))
+        Ok(blob.binding(self.intact_registers()?.registers.current()?, place))
     }
 
     /// Closes an object that has been destroyed, if it is open.
@@ -299,14 +367,16 @@ impl CryptoUnit {
     pub(super) fn object(&self, blob: &KeyBlob) -> Result<Arc<OpenObject>> {
         // Before the registers: whatever they lose from here on is not kept open.
         let generation = self.open_objects.generation();
-        let state = self.registers();
+        let state = self.registers()?;
         let master_key = state.registers.current()?;
         if blob.wrapping_key_id() == master_key.wrapping_key_id()
             && let Some(object) = self.open_objects.get(blob)
         {
             return Ok(object);
         }
-        let (clear, secret) = blob.open(master_key)?;
+        // A blob that does not open may be in order, and the unit not.
+        let opened = blob.open(master_key).map_err(|error| self.check(&state).err().unwrap_or(error));
+        let (clear, secret) = opened?;
         let object = Arc::new(OpenObject::new(clear, &secret)?);
         self.open_objects.insert(blob, &object, generation);
         Ok(object)

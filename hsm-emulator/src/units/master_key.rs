@@ -46,6 +46,18 @@ impl MasterKey {
         (!cancelled).then(|| Self::new(key))
     }
 
+    /// Is it still the key that its verification pattern was made of?
+    pub(super) fn is_intact(&self) -> bool {
+        VerificationPattern::of(&self.key) == self.pattern
+    }
+
+    /// The same with a bit that has changed by itself.
+    pub(super) fn corrupted(&self) -> Self {
+        let mut corrupted = self.clone();
+        corrupted.key[0] ^= 1;
+        corrupted
+    }
+
     /// What may be shown of it.
     pub fn verification_pattern(&self) -> &VerificationPattern {
         &self.pattern

@@ -13,10 +13,11 @@ use tonic_types::pb;
 
 use super::grep11::{MAX_ATTRIBUTES, attributes, blob, bytes, error, key, key_message, mechanism};
 use crate::services::region::Region;
+use crate::services::storage::is_of_unit;
 use crate::units::{CryptoUnit, Error, KeyBlob, Result, random};
 
 /// A call that is complete in itself.
-pub trait Call {
+pub trait Call: Clone {
     /// Its answer.
     type Answer;
     /// How it is to be run.
@@ -235,12 +236,23 @@ impl CryptoService {
 
     fn answer<C: Call>(&self, call: Request<C>) -> Result<Response<C::Answer>, Status> {
         let call = call.into_inner();
-        let answer = match (C::KIND, self.region.serving_unit()) {
-            (Kind::Quick, Some(unit)) => call.carry_out(&unit),
-            (Kind::Quick | Kind::Slow, _) => self.slow.run(|| call.carry_out(&*self.region.unit()?)),
-            (Kind::Rewrapping, _) => self.slow.run(|| call.carry_out(&*self.region.rewrapping_unit()?)),
-            (Kind::Sealing, _) => self.slow.run(|| self.region.seal_for_caller(|unit| call.carry_out(unit))),
-        };
+        if C::KIND == Kind::Quick
+            && let Some(unit) = self.region.serving_unit()
+        {
+            match call.clone().carry_out(&unit) {
+                Err(error) if is_of_unit(&error) => {}
+                outcome => return outcome.map(Response::new).map_err(|error| status(&error)),
+            }
+        }
+        let answer = self.slow.run(|| match C::KIND {
+            Kind::Sealing => self.region.seal_for_caller(|unit| call.clone().carry_out(unit)),
+            Kind::Rewrapping => self
+                .region
+                .with_another_unit(is_of_unit, || call.clone().carry_out(&*self.region.rewrapping_unit()?)),
+            Kind::Quick | Kind::Slow => {
+                self.region.with_another_unit(is_of_unit, || call.clone().carry_out(&*self.region.unit()?))
+            }
+        });
         answer.map(Response::new).map_err(|error| status(&error))
     }
 }

@@ -242,9 +242,9 @@ fn status(error: Error) -> Status {
             vendor::CKR_IBM_WKID_MISMATCH if !unit.retry => {
                 (Code::FailedPrecondition, "KEY_UNDER_OTHER_MASTER_KEY", None)
             }
-            vendor::CKR_IBM_WK_NOT_INITIALIZED | vendor::CKR_IBM_WKID_MISMATCH => {
-                (Code::Unavailable, "NO_CRYPTO_UNIT", None)
-            }
+            cryptoki_sys::CKR_DEVICE_REMOVED
+            | vendor::CKR_IBM_WK_NOT_INITIALIZED
+            | vendor::CKR_IBM_WKID_MISMATCH => (Code::Unavailable, "NO_CRYPTO_UNIT", None),
             vendor::CKR_IBM_BLOBKEY_CONFLICT | cryptoki_sys::CKR_KEY_TYPE_INCONSISTENT => {
                 (Code::DataLoss, "KEY_BLOB_INVALID", None)
             }

@@ -1,6 +1,7 @@
 //! `hsm.tke.v1`: administration of crypto units over gRPC.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use hsm_proto::tke;
 use hsm_proto::tke::support_client::SupportClient;
@@ -14,8 +15,8 @@ use crate::edge::pair::Line;
 use crate::services::administration::{Administration, Error};
 use crate::services::reencryption::Progress;
 use crate::services::region::{self, InstalledUnit};
-use crate::units::VerificationPattern;
 use crate::units::command::UnitType;
+use crate::units::{Fault, VerificationPattern};
 
 /// Both services.
 #[derive(Clone)]
@@ -204,6 +205,30 @@ impl tke::support_server::Support for TkeService {
         Ok(Response::new(self.message(&self.run(move |units| units.set_power(&hsm_id, true)).await?)))
     }
 
+    async fn set_fault(&self, request: Request<tke::SetFaultRequest>) -> Result<Response<tke::Unit>, Status> {
+        if let Some(channel) = self.elsewhere(&request.get_ref().hsm_id).await {
+            return SupportClient::new(channel).set_fault(request.into_inner()).await;
+        }
+        let request = request.into_inner();
+        let fault = match request.fault() {
+            tke::Fault::None => None,
+            tke::Fault::Disabled => Some(Fault::Disabled),
+            tke::Fault::Corrupt => Some(Fault::Corrupt),
+            tke::Fault::Slow if (1..=MAX_DELAY).contains(&request.delay_milliseconds) => {
+                Some(Fault::Slow(Duration::from_millis(request.delay_milliseconds.into())))
+            }
+            tke::Fault::Slow => {
+                return Err(Status::invalid_argument("delay_milliseconds: from 1 to 60000"));
+            }
+            tke::Fault::Zeroized => {
+                let unit = self.run(move |units| units.tamper(&request.hsm_id)).await?;
+                return Ok(Response::new(self.message(&unit)));
+            }
+        };
+        let unit = self.run(move |units| units.set_fault(&request.hsm_id, fault)).await?;
+        Ok(Response::new(self.message(&unit)))
+    }
+
     async fn delete_token(
         &self,
         request: Request<tke::DeleteTokenRequest>,
@@ -276,3 +301,5 @@ fn status(error: &Error) -> Status {
 
 /// Progress messages that wait for a slow reader; more are dropped.
 const PROGRESS_MESSAGES: usize = 64;
+/// Of a slow unit, in milliseconds.
+const MAX_DELAY: u32 = 60_000;

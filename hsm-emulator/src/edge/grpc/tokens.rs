@@ -14,6 +14,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::crypto::{Call as _, SlowCalls};
 use super::grep11::{attributes, blob, bytes, error};
 use crate::services::region::Region;
+use crate::services::storage::is_of_unit;
 use crate::services::tokens::{Grant, ObjectId, Token, Tokens, User};
 use crate::units::{CryptoUnit, Error, Result};
 
@@ -41,11 +42,16 @@ impl TokensService {
             if !is_slow(&call)
                 && let Some(unit) = self.region.serving_unit()
             {
-                return self.call(&unit, call);
+                match self.call(&unit, call.clone()) {
+                    Err(error) if is_of_unit(&error) => {}
+                    outcome => return outcome,
+                }
             }
-            self.slow.run(|| match seals(&call) {
-                true => self.region.seal_for_caller(|unit| self.call(unit, call)),
-                false => self.call(&*self.region.unit()?, call),
+            self.slow.run(|| {
+                if seals(&call) {
+                    return self.region.seal_for_caller(|unit| self.call(unit, call.clone()));
+                }
+                self.region.with_another_unit(is_of_unit, || self.call(&*self.region.unit()?, call.clone()))
             })
         });
         proto::Response { answer: Some(answer.unwrap_or_else(|e| Answer::Error(error(&e)))) }

@@ -15,7 +15,7 @@ use crate::keystore::{self, Change, Effect, Expect, Record, Write};
 use crate::services::clock::{Clock, rfc3339};
 use crate::services::reencryption::unstage;
 use crate::services::region::Region;
-use crate::services::storage::{Sealing, is_about_master_key};
+use crate::services::storage::{Sealing, is_about_master_key, is_of_unit};
 use crate::services::stored_keys;
 use crate::units::{CryptoUnit, Error as UnitError, KeyBlob, random};
 
@@ -216,8 +216,7 @@ impl RootKeys {
         }
         let id = uuid::Uuid::new_v4().to_string();
         let now = self.now();
-        let sealing = self.sealing()?;
-        let version = new_version(&sealing, &id, material, &now)?;
+        let (sealing, version) = self.seal_version(&id, material, &now)?;
         let key = RootKey {
             metadata: Metadata {
                 name: name.to_owned(),
@@ -367,9 +366,9 @@ impl RootKeys {
             _ => {}
         }
         let now = self.now();
-        let sealing = self.sealing()?;
+        let (sealing, version) = self.seal_version(&key.id, material, &now)?;
         let mut key = RootKey::clone(&key);
-        key.versions.insert(0, new_version(&sealing, &key.id, material, &now)?);
+        key.versions.insert(0, version);
         key.metadata.bits = bits(material);
         key.metadata.rotated = Some(now.clone());
         key.metadata.updated = now;
@@ -472,7 +471,7 @@ impl RootKeys {
         };
         let unit = self.region.serving_unit()?;
         match found.and_then(|found| work(&unit, &found)) {
-            Err(Error::Unit(error)) if is_about_master_key(&error) => None,
+            Err(Error::Unit(error)) if is_about_master_key(&error) || is_of_unit(&error) => None,
             outcome => Some(outcome),
         }
     }
@@ -482,7 +481,9 @@ impl RootKeys {
     fn patiently<T>(&self, key: &str, work: impl Fn(&CryptoUnit, &RootKey) -> Result<T>) -> Result<T> {
         let mut patience = self.region.patience();
         loop {
-            let outcome = self.current(key).and_then(|found| work(&*self.region.unit()?, &found));
+            let outcome = self.region.with_another_unit(is_units, || {
+                self.current(key).and_then(|found| work(&*self.region.unit()?, &found))
+            });
             match outcome {
                 Err(Error::Unit(error)) if is_about_master_key(&error) => {
                     if !patience.wait() {
@@ -554,8 +555,12 @@ impl RootKeys {
         self.stale.store(stale, Ordering::Release);
     }
 
-    fn sealing(&self) -> Result<Sealing> {
-        Ok(self.region.sealing(self.region.unit()?)?)
+    fn seal_version(&self, key: &str, material: Option<&[u8]>, now: &str) -> Result<(Sealing, Version)> {
+        self.region.with_another_unit(is_units, || {
+            let sealing = self.region.sealing(self.region.unit()?)?;
+            let version = new_version(&sealing, key, material, now)?;
+            Ok((sealing, version))
+        })
     }
 
     fn wrap_newest(
@@ -767,6 +772,11 @@ impl Version {
     fn binding(&self, key: &str) -> Vec<u8> {
         binding(key, &self.id)
     }
+}
+
+/// Is it that a unit has failed?
+fn is_units(error: &Error) -> bool {
+    matches!(error, Error::Unit(error) if is_of_unit(error))
 }
 
 fn new_version(sealing: &Sealing, key: &str, material: Option<&[u8]>, now: &str) -> Result<Version> {
