@@ -331,7 +331,10 @@ impl Keystore {
 
     fn begin<'a>(&self, slot: &'a mut Connection) -> Result<Transaction<'a>> {
         self.connected(slot, |engine| engine.begin())?;
-        slot.as_deref_mut().map(|engine| Transaction(engine)).ok_or_else(closed)
+        match slot.as_deref_mut() {
+            Some(engine) => Ok(Transaction(engine)),
+            None => Err(closed()),
+        }
     }
 
     fn read<T>(&self, work: impl Fn(&mut dyn Engine) -> Result<T>) -> Result<T> {
