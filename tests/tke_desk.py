@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import subprocess
+import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,7 @@ class Desk:
     """
 
     def __init__(self, directory: Path) -> None:
+        self.begun = time.monotonic()
         self.directory = directory
         self.state = directory / "state" / "hsm"
         self.files = directory / "files"
@@ -106,7 +110,15 @@ class Desk:
 
     def _hsm(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         command = [BIN / "hsm-emulator", *arguments, "--state", self.state, "--json"]
-        return subprocess.run(command, capture_output=True, text=True, timeout=60, env=clean_environment())
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=clean_environment())
+        self.tell("hsm-emulator", arguments, done.returncode)
+        return done
+
+    def tell(self, program: str, arguments: Iterable[str], code: int) -> None:
+        """A line of the timeline, for those who watch a drill."""
+        if "DRILL_TIMELINE" in os.environ:
+            outcome = "" if code == 0 else "   (refused)"
+            print(f"  +{time.monotonic() - self.begun:6.3f} s  {program} {' '.join(arguments)}{outcome}", flush=True)
 
     # --- tke --------------------------------------------------------------------
 
@@ -123,6 +135,7 @@ class Desk:
         child.expect(pexpect.EOF)
         printed += child.before
         child.close()
+        self.tell("tke", [*arguments.split(), "  (at a terminal)"], child.exitstatus)
         assert child.exitstatus == 0, printed
         return printed.replace("\r\n", "\n")
 
@@ -163,9 +176,11 @@ class Desk:
 
     def _tke(self, *arguments: str, passwords: str) -> subprocess.CompletedProcess[str]:
         command = [BIN / "tke", *arguments, "--state", self.state, "--password-file", self.password_file(passwords)]
-        return subprocess.run(
+        done = subprocess.run(
             command, capture_output=True, text=True, timeout=120, env=self._environment(), stdin=subprocess.DEVNULL
         )
+        self.tell("tke", arguments, done.returncode)
+        return done
 
     def _environment(self) -> dict[str, str]:
         inherited = {name: value for name, value in clean_environment().items() if not name.startswith("TKE_")}

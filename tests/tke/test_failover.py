@@ -115,7 +115,7 @@ def initialise_new_units(desk: Desk) -> None:
     desk.tke("cryptounit-add", "--units", " ".join(str(unit["crypto_unit_num"]) for unit in units))
 
 
-def test_failover_units_are_assigned_initialised_and_checked(pair: tuple[Desk, FailoverRegion]) -> None:
+def test_22_failover_units_are_assigned_initialised_and_checked(pair: tuple[Desk, FailoverRegion]) -> None:
     desk, failover = pair
     assert "Failover crypto units assigned" in red(desk.state)
     printed = desk.at_terminal(
@@ -143,7 +143,7 @@ def test_failover_units_are_assigned_initialised_and_checked(pair: tuple[Desk, F
     assert failover_status(desk.state)["green"]
 
 
-def test_keys_outlive_the_home_region(pair: tuple[Desk, FailoverRegion]) -> None:
+def test_8_keys_outlive_the_home_region(pair: tuple[Desk, FailoverRegion]) -> None:
     desk, failover = pair
     initialise_failover_units(desk)
     eventually(lambda: failover_status(desk.state)["green"], "all checks are green")
@@ -163,6 +163,23 @@ def test_keys_outlive_the_home_region(pair: tuple[Desk, FailoverRegion]) -> None
     eventually(lambda: failover_status(desk.state)["here"]["bond"] == "joined", "the home region follows")
     assert desk.kms().Unwrap(key=key, ciphertext=wrapped).plaintext == b"7" * 32
     assert desk.kms().GetRootKey(key=new.id).name == "in the failover region"
+
+
+def test_9_without_a_master_key_there_the_loss_of_the_home_region_is_an_outage(pair: tuple[Desk, FailoverRegion]) -> None:
+    desk, failover = pair
+    key = desk.hsm("root-key", "create", "--name", "orders")["id"]
+    wrapped = desk.kms().Wrap(key=key, plaintext=b"7" * 32).ciphertext
+    desk.tke("failover-enable", "--units", "2", "--yes")
+    assert "Current master key" in red(desk.state)
+    desk.kill()
+    with pytest.raises(grpc.RpcError) as refused:
+        failover.kms().Unwrap(key=key, ciphertext=wrapped)
+    assert refused.value.code() == grpc.StatusCode.UNAVAILABLE and "master key" in refused.value.details()
+    assert "Current master key" in red(failover.state)
+    # The keys are there, though, and the home region's return is enough.
+    assert failover.kms().GetRootKey(key=key).name == "orders"
+    desk.serve(*desk.flags)
+    assert desk.kms().Unwrap(key=key, ciphertext=wrapped).plaintext == b"7" * 32
 
 
 def test_the_master_key_is_rotated_in_both_regions(pair: tuple[Desk, FailoverRegion]) -> None:
@@ -234,7 +251,7 @@ def cross_region_bucket(client: Any, name: str, crn: str, location: str) -> None
     )
 
 
-def test_cross_region_buckets_need_failover_and_outlive_the_home_region(
+def test_24_cross_region_buckets_need_failover_and_outlive_the_home_region(
     pair: tuple[Desk, FailoverRegion], tmp_path: Path
 ) -> None:
     desk, failover = pair

@@ -62,6 +62,36 @@ impl Desk {
 
     /// In the place of the one that it has.
     pub async fn load_master_key(&self, unit: &tke::Unit, parts: [u8; 2]) -> Result<(), String> {
+        self.commit_master_key(unit, parts).await?;
+        self.set_immediate(unit).await
+    }
+
+    /// The committed new master key becomes the current one.
+    pub async fn set_immediate(&self, unit: &tke::Unit) -> Result<(), String> {
+        self.send(unit, Command::SetImmediate, &[&self.operators[0]]).await.map(drop)
+    }
+
+    /// All stored keys, under the new master key that all units have committed.
+    pub async fn reencrypt(&self, pattern: &VerificationPattern) -> Result<u64, String> {
+        let request = tke::ReencryptRequest { verification_pattern: pattern.to_hex(), abandon_other: false };
+        let mut progress = self.tke.clone().reencrypt(request).await.map_err(text)?.into_inner();
+        let mut last = tke::ReencryptProgress::default();
+        while let Some(message) = progress.message().await.map_err(text)? {
+            last = message;
+        }
+        if last.complete {
+            Ok(last.total)
+        } else {
+            Err(format!("the re-encryption is not complete: {last:?}"))
+        }
+    }
+
+    /// In the new register.
+    pub async fn commit_master_key(
+        &self,
+        unit: &tke::Unit,
+        parts: [u8; 2],
+    ) -> Result<VerificationPattern, String> {
         let [a, b] = &self.operators;
         let importer = self.send(unit, Command::GenerateImporterKey, &[a]).await?;
         let parts = parts.iter().map(|byte| TransportedKey::wrap(&part(*byte), &importer));
@@ -69,8 +99,7 @@ impl Desk {
         let pattern = self.send(unit, Command::ImportMasterKey(parts), &[b]).await?;
         let pattern = VerificationPattern::from_bytes(&pattern).ok_or("no verification pattern came back")?;
         self.send(unit, Command::CommitMasterKey(pattern), &[a, b]).await?;
-        self.send(unit, Command::SetImmediate, &[a]).await?;
-        Ok(())
+        Ok(pattern)
     }
 
     async fn status(&self, unit: &tke::Unit) -> Result<UnitStatus, String> {

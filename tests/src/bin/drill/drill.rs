@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use tonic::{Response, Status};
 
 use crate::dice::Dice;
-use crate::load::{Load, Success};
+use crate::load::{Load, Success, list_keys};
 use crate::pair::{Pair, REGIONS, until};
 use crate::report::{Outcome, Paint};
 use crate::scenarios::Scenario;
@@ -29,6 +29,7 @@ pub struct Drill<'a> {
     fault: Option<Instant>,
     cryptography_gap: Duration,
     write_gap: Duration,
+    lost_since_backup: usize,
     dice: Dice,
 }
 
@@ -69,6 +70,7 @@ impl<'a> Drill<'a> {
             fault: None,
             cryptography_gap: Duration::ZERO,
             write_gap: Duration::ZERO,
+            lost_since_backup: 0,
             dice,
         })
     }
@@ -89,6 +91,7 @@ impl<'a> Drill<'a> {
                 break;
             }
         }
+        outcome.lost_since_backup = self.lost_since_backup;
         outcome.timeline = std::mem::take(&mut self.timeline);
         self.runtime.block_on(self.load.stop());
         let compared = if done.is_ok() { self.compare(outcome) } else { Ok(()) };
@@ -189,6 +192,21 @@ impl<'a> Drill<'a> {
         self.say(&format!("switchover: {} has the primary role", REGIONS[1 - from]));
         self.await_write()?;
         self.joined(1 - from)
+    }
+
+    /// After both regions were lost, and the home region is back from a backup that was finished at this time: what was
+    /// acknowledged later is gone, and nothing else may be.
+    pub fn give_up_what_came_after(&mut self, backup: Instant) -> Result<(), String> {
+        let list = self.runtime.block_on(list_keys(&self.pair.kms(0)?))?;
+        self.lost_since_backup += self.load.give_up_what_came_after(backup, &list);
+        Ok(())
+    }
+
+    /// Makes the failover region anew.
+    pub fn join_anew(&mut self) -> Result<(), String> {
+        self.pair.join_anew(self.runtime)?;
+        self.say("us-east is made anew, and its crypto units are initialised");
+        Ok(())
     }
 
     /// This one region wraps and unwraps.

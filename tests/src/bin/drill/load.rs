@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use tokio::time::sleep;
 use tonic::{Code, Status};
 
-use crate::client::{Client, Kms};
+use crate::client::{Client, DEADLINE, Kms};
 use crate::dice::Dice;
 
 /// Everything that was acknowledged.
@@ -47,6 +47,8 @@ enum Life {
 
 struct Key {
     life: Life,
+    /// When its creation, or else its deletion, was acknowledged.
+    changed: Instant,
     /// Both regions have acknowledged the deletion.
     deleted_in_both: bool,
     wrapped: Vec<Wrapped>,
@@ -66,6 +68,8 @@ pub struct Load {
     /// What is acknowledged is in both regions at this time.
     together: AtomicBool,
     stopped: AtomicBool,
+    /// Nobody asks for anything.
+    paused: AtomicBool,
     workers: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -79,6 +83,7 @@ impl Load {
             journal: Mutex::default(),
             together: AtomicBool::new(true),
             stopped: AtomicBool::new(false),
+            paused: AtomicBool::new(false),
             workers: Mutex::default(),
         });
         for i in 0..FIRST_KEYS {
@@ -118,6 +123,32 @@ impl Load {
         }
     }
 
+    /// Comes back when nothing is under way any more.
+    pub async fn pause(&self) {
+        self.paused.store(true, Ordering::SeqCst);
+        // As long as a request may take.
+        sleep(DEADLINE + WRITE_PAUSE).await;
+    }
+
+    /// Goes on.
+    pub fn resume(&self) {
+        self.paused.store(false, Ordering::SeqCst);
+    }
+
+    /// Forgets what was acknowledged after this time; how many records are lost by that. What else is missing stays, to be
+    /// found.
+    pub fn give_up_what_came_after(&self, time: Instant, list: &KeyList) -> usize {
+        let mut journal = self.journal.lock();
+        let is_lost = |id: &str, key: &Key| match key.life {
+            Life::Live => key.changed > time && !list.contains_key(id),
+            Life::Deleted => key.changed > time && list.get(id) == Some(&(kms::KeyState::Active as i32)),
+            Life::Doubtful => false,
+        };
+        let before = journal.keys.len();
+        journal.keys.retain(|id, key| !is_lost(id, key));
+        before - journal.keys.len()
+    }
+
     /// A broken promise.
     pub fn violate(&self, text: String) {
         self.journal.lock().violations.insert(text);
@@ -125,7 +156,8 @@ impl Load {
 
     /// An acknowledgement that came by another way.
     pub fn acknowledged(&self, id: String) {
-        let key = Key { life: Life::Live, deleted_in_both: false, wrapped: Vec::new() };
+        let key =
+            Key { life: Life::Live, changed: Instant::now(), deleted_in_both: false, wrapped: Vec::new() };
         self.journal.lock().keys.insert(id, key);
     }
 
@@ -133,6 +165,10 @@ impl Load {
         for i in 0.. {
             if self.stopped.load(Ordering::Relaxed) {
                 return;
+            }
+            if self.paused.load(Ordering::SeqCst) {
+                sleep(WRITE_PAUSE).await;
+                continue;
             }
             // Every other time, once there are enough.
             let spare = {
@@ -195,6 +231,7 @@ impl Load {
         let mut journal = self.journal.lock();
         if let Some(key) = journal.keys.get_mut(id) {
             (key.life, key.deleted_in_both) = (life, life == Life::Deleted && together);
+            key.changed = Instant::now();
         }
         match asked.result {
             Ok(_) => journal.writes.push(Success::since(begun)),
@@ -217,6 +254,10 @@ impl Load {
 
     async fn use_keys(&self, mut dice: Dice) {
         while !self.stopped.load(Ordering::Relaxed) {
+            if self.paused.load(Ordering::SeqCst) {
+                sleep(WRITE_PAUSE).await;
+                continue;
+            }
             let Some((id, wrapped, deleted)) = self.choose(&mut dice) else { return };
             match (wrapped, deleted) {
                 (Some(wrapped), true) => self.try_deleted(&id, wrapped).await,
@@ -356,7 +397,8 @@ impl Load {
 /// States by id, deleted keys too.
 pub type KeyList = BTreeMap<String, i32>;
 
-async fn list_keys(kms: &Kms) -> Result<KeyList, String> {
+/// Those of a region.
+pub async fn list_keys(kms: &Kms) -> Result<KeyList, String> {
     let mut list = KeyList::new();
     loop {
         let offset = u32::try_from(list.len()).map_err(|error| error.to_string())?;

@@ -43,6 +43,31 @@ struct Region {
 }
 
 impl Pair {
+    /// `hsm-emulator WORDS --state` of a region.
+    pub fn run(&self, region: usize, words: &[&str]) -> Result<(), String> {
+        let mut command = Command::new(&self.program);
+        output(command.args(words).arg("--state").arg(self.state(region))).map(drop)
+    }
+
+    /// A path beside the regions.
+    pub fn path(&self, name: &str) -> Result<String, String> {
+        let path = self.dir.path().join(name);
+        Ok(path.to_str().ok_or("the temporary directory is not UTF-8")?.to_owned())
+    }
+
+    /// Nothing of it is left.
+    pub fn erase(&self, region: usize) -> Result<(), String> {
+        fs::remove_dir_all(self.state(region)).map_err(text)
+    }
+
+    /// The failover region, made anew from nothing.
+    pub fn join_anew(&mut self, runtime: &Runtime) -> Result<(), String> {
+        let invitation = self.dir.path().join("invitation");
+        fs::remove_file(invitation).map_err(text)?;
+        self.join()?;
+        self.assign_failover_units(runtime)
+    }
+
     /// Both initialised with the same master key, joined, with green checks. `flags` are for the failover region.
     pub fn new(runtime: &Runtime, dice: &mut Dice, flags: &[&str]) -> Result<Self, String> {
         let dir = tempfile::Builder::new().prefix("hsm-drill-").tempdir().map_err(text)?;
@@ -67,18 +92,22 @@ impl Pair {
         })?;
         let mut pair = Self { dir, program, regions: [home, away], line, back, desk };
         pair.join()?;
-        // Through the home region, as its operators do it.
+        pair.assign_failover_units(runtime)?;
+        Ok(pair)
+    }
+
+    /// Through the home region, as its operators do it.
+    fn assign_failover_units(&self, runtime: &Runtime) -> Result<(), String> {
         runtime.block_on(async {
             for _ in 0..2 {
-                pair.desk.assign_failover_unit().await?;
+                self.desk.assign_failover_unit().await?;
             }
-            for unit in pair.desk.units(UnitType::Failover).await? {
-                pair.desk.initialise(&unit).await?;
+            for unit in self.desk.units(UnitType::Failover).await? {
+                self.desk.initialise(&unit).await?;
             }
             Ok::<_, String>(())
         })?;
-        until("the checks are green", || Ok(pair.operator(0, &["status"]).is_ok()))?;
-        Ok(pair)
+        until("the checks are green", || Ok(self.operator(0, &["status"]).is_ok()))
     }
 
     fn join(&mut self) -> Result<(), String> {

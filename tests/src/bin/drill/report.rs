@@ -29,6 +29,8 @@ pub struct Outcome {
     pub behind: usize,
     /// Acknowledged records that are not there.
     pub lost: usize,
+    /// Acknowledged records that could not be kept, since both regions and all that came after the backup were lost.
+    pub lost_since_backup: usize,
     /// Why it has failed.
     pub violations: Vec<String>,
     /// Relative to the fault.
@@ -122,7 +124,9 @@ impl Paint {
         };
         self.print(&format!("  RTO        cryptography {}", gaps(&outcome.cryptography_gaps)));
         self.print(&format!("             writes       {}", gaps(&outcome.write_gaps)));
-        self.print(&format!("  RPO        {} acknowledged records lost", outcome.lost));
+        let lost = outcome.lost + outcome.lost_since_backup;
+        let why = if outcome.lost_since_backup > 0 { ", made after the backup" } else { "" };
+        self.print(&format!("  RPO        {lost} acknowledged records lost{why}"));
         self.print(&format!(
             "  requests   {} wraps and unwraps, {} creations and deletions, {} not done in 2 s; \
              {} times a region was behind",

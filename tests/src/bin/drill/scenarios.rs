@@ -1,7 +1,7 @@
 //! What happens in each drill. Every one ends as it has begun: joined, with the home region as the primary one.
 
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hsm_proto::kms::CreateRootKeyRequest;
 use hsm_proto::tke::UnitType;
@@ -25,7 +25,7 @@ pub struct Scenario {
 }
 
 /// All drills, in the order in which they are run.
-pub const SCENARIOS: [Scenario; 8] = [
+pub const SCENARIOS: [Scenario; 11] = [
     Scenario {
         name: "region-killed",
         about: "the primary region is killed under load; promotion, return, failback",
@@ -67,6 +67,24 @@ pub const SCENARIOS: [Scenario; 8] = [
         about: "a failover unit gets another master key: the checks name it",
         flags: &[],
         run: mismatched_patterns,
+    },
+    Scenario {
+        name: "unit-failure",
+        about: "crypto units are disabled, corrupted, slowed down and zeroized, one after the other",
+        flags: &[],
+        run: unit_failure,
+    },
+    Scenario {
+        name: "rotation",
+        about: "the master key is rotated in both regions while keys are used",
+        flags: &[],
+        run: rotation,
+    },
+    Scenario {
+        name: "both-lost",
+        about: "both regions are lost with their disks; the home region comes from a backup",
+        flags: &[],
+        run: both_lost,
     },
     Scenario {
         name: "promote-after",
@@ -238,6 +256,88 @@ fn mismatched_patterns(drill: &mut Drill) -> Result<(), String> {
     until("the checks are green", || Ok(drill.pair.status(AWAY)?.1 == 0))?;
     drill.say("the right master key is back, and all checks are green");
     Ok(())
+}
+
+fn unit_failure(drill: &mut Drill) -> Result<(), String> {
+    let units = drill.block_on(drill.pair.desk.units(UnitType::Operational))?;
+    drill.fault("the crypto units of us-south fail, one at a time");
+    drill.load.set_together(true);
+    for unit in &units {
+        for words in
+            [&["--kind", "disable"][..], &["--kind", "corrupt"], &["--kind", "slow", "--delay", "2s"]]
+        {
+            let fault = [&["unit", "fault", unit.serial_number.as_str()], words].concat();
+            drill.pair.run(HOME, &fault)?;
+            drill.say(&format!("{}: {}", unit.location, words[1..].join(" ").replace("--", "")));
+            drill.cryptography_goes_on()?;
+            drill.writes_go_on()?;
+            drill.pair.run(HOME, &["unit", "fault", &unit.serial_number, "--clear"])?;
+        }
+    }
+    let unit = units.first().ok_or("there are no units")?;
+    drill.pair.run(HOME, &["unit", "fault", &unit.serial_number, "--kind", "zeroize"])?;
+    drill.say(&format!("{}: zeroized", unit.location));
+    drill.cryptography_goes_on()?;
+    drill.writes_go_on()?;
+    drill.block_on(drill.pair.desk.initialise(unit))?;
+    until("the checks are green", || Ok(drill.pair.status(HOME)?.1 == 0))?;
+    drill.say("it has its administrators and its master key again, and all checks are green");
+    Ok(())
+}
+
+fn rotation(drill: &mut Drill) -> Result<(), String> {
+    let mut units = Vec::new();
+    for unit_type in [UnitType::Operational, UnitType::Failover] {
+        units.extend(drill.block_on(drill.pair.desk.units(unit_type))?);
+    }
+    drill.fault("a new master key for all crypto units of both regions");
+    drill.load.set_together(true);
+    let mut committed = None;
+    for unit in &units {
+        committed = Some(drill.block_on(drill.pair.desk.commit_master_key(unit, OTHER_PARTS))?);
+    }
+    let pattern = committed.ok_or("there are no units")?;
+    drill.say(&format!("committed in {} crypto units: {}", units.len(), &pattern.to_hex()[..16]));
+    let keys = drill.block_on(drill.pair.desk.reencrypt(&pattern))?;
+    drill.say(&format!("{keys} stored keys are re-encrypted in us-south, and in us-east by that"));
+    for unit in &units {
+        drill.block_on(drill.pair.desk.set_immediate(unit))?;
+        drill.say(&format!("{} has it", unit.location));
+        drill.cryptography_goes_on()?;
+    }
+    drill.writes_go_on()?;
+    until("the checks are green", || Ok(drill.pair.status(HOME)?.1 == 0))?;
+    for region in [HOME, AWAY] {
+        drill.uses_keys(region)?;
+    }
+    drill.say("all checks are green, and both regions wrap and unwrap");
+    Ok(())
+}
+
+fn both_lost(drill: &mut Drill) -> Result<(), String> {
+    let (backup, passphrase) = (drill.pair.path("backup")?, drill.pair.path("passphrase")?);
+    std::fs::write(&passphrase, "correct horse battery staple\n").map_err(|error| error.to_string())?;
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    std::fs::set_permissions(&passphrase, mode).map_err(|error| error.to_string())?;
+    let secret = ["--passphrase-file", passphrase.as_str()];
+    let begun = Instant::now();
+    drill.pair.run(HOME, &[&["backup", "--force", "--out", &backup], &secret[..]].concat())?;
+    sleep(OBSERVED);
+    drill.block_on(drill.load.pause());
+    drill.fault("both regions are lost, with their disks; the last backup is 4 s old, and clients have paused for the last 2 s");
+    for region in [HOME, AWAY] {
+        drill.pair.signal(region, Signal::KILL)?;
+        drill.pair.erase(region)?;
+    }
+    drill.pair.run(HOME, &[&["restore", "--from", &backup], &secret[..]].concat())?;
+    drill.say("us-south is restored");
+    drill.pair.start(HOME)?;
+    drill.give_up_what_came_after(begun)?;
+    drill.load.resume();
+    drill.cryptography_goes_on()?;
+    drill.writes_go_on()?;
+    drill.join_anew()?;
+    drill.joined(HOME)
 }
 
 const LATE_WRITES: usize = 4;
