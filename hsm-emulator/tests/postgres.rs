@@ -18,7 +18,7 @@ use std::thread;
 use clients::{create, delete, ids, initialise, unwrap, wait_until, wrap};
 use common::operator::Operator;
 use database::Database;
-use hsm_emulator::keystore::{Keystore, Location};
+use hsm_emulator::keystore::{self, Effect, Expect, Keystore, Location, Write};
 use hsm_proto::{kms, tke};
 use server::Server;
 use tonic::Code;
@@ -188,6 +188,29 @@ fn a_region_without_its_database_says_so_and_starts_when_it_is_back() {
 }
 
 #[test]
+fn who_waits_too_long_for_the_log_is_refused_and_goes_on() {
+    let database = Database::start();
+    let url = format!("{}&options=-c%20lock_timeout%3D100ms", database.create_url());
+    let keystore = Keystore::open(&Location::Postgres(url.clone())).expect("open");
+    let write = |id: &str| {
+        let effect = Effect::Put(b"1".to_vec());
+        keystore.commit(vec![Write { kind: "k".into(), id: id.into(), expect: Expect::Absent, effect }])
+    };
+    let mut other = postgres::Client::connect(&url, postgres::NoTls).expect("connect");
+    let mut holding = other.transaction().expect("transaction");
+    holding.execute("SELECT last FROM hsm.log FOR UPDATE", &[]).expect("lock");
+    for _ in 0..2 {
+        let refused = write("a").expect_err("somebody else has the log").to_string();
+        assert!(refused.contains("lock timeout"), "{refused}");
+    }
+    holding.rollback().expect("rollback");
+    assert_eq!(write("a").expect("commit"), 1);
+    other.batch_execute("UPDATE hsm.schema SET version = 9").expect("update");
+    let newer = Keystore::open(&Location::Postgres(url)).err();
+    assert!(matches!(newer, Some(keystore::Error::Schema { found: 9, known: 1 })), "{newer:?}");
+}
+
+#[test]
 fn both_sides_of_a_pair_may_be_of_either_kind() {
     for in_database in [0, 1] {
         let database = Database::start();
@@ -219,8 +242,15 @@ fn both_sides_of_a_pair_may_be_of_either_kind() {
             Keystore::open(&location(1)).expect("open").ids("root-key").expect("ids").contains(id)
         };
         wait_until("the first key has come over", || follows(&key));
-        let mut new = String::new();
-        wait_until("joined", || create(&home, "acknowledged by both").map(|id| new = id).is_ok());
+        let is_joined = |i: usize| {
+            let mut status = Process::new(env!("CARGO_BIN_EXE_hsm-emulator"));
+            let output =
+                status.args(["failover", "status", "--json", "--state", path(i)]).output().expect("status");
+            let status: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+            status["here"]["bond"] == "joined" && status["connected"] == true
+        };
+        wait_until("joined", || is_joined(0) && is_joined(1));
+        let new = create(&home, "acknowledged by both").expect("create");
         assert!(follows(&new));
         delete(&home, &key).expect("delete");
         drop((home, away));

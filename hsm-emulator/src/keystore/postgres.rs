@@ -153,9 +153,18 @@ impl Engine for Postgres {
         let mark = uuid::Uuid::new_v4().as_u64_pair().1 as i64;
         self.session.run(|client| client.batch_execute("BEGIN"))?;
         self.transaction = Some(Written { mark, last: 0, revision: None, savepoint: None });
-        let row = self.query_opt("SELECT last FROM log FOR UPDATE", &[])?.ok_or_else(no_log)?;
-        self.written()?.last = number(&row, 0);
-        Ok(())
+        let locked = self.query_opt("SELECT last FROM log FOR UPDATE", &[]);
+        match locked.and_then(|row| row.ok_or_else(no_log)) {
+            Ok(row) => {
+                self.written()?.last = number(&row, 0);
+                Ok(())
+            }
+            Err(error) => {
+                // It has begun, though.
+                self.roll_back().ok();
+                Err(error)
+            }
+        }
     }
 
     fn commit(&mut self) -> Result<()> {
@@ -486,7 +495,8 @@ fn configure(address: &str) -> Result<Config> {
         }
         _ => {}
     }
-    let options = format!("{} {SETTINGS}", config.get_options().unwrap_or_default());
+    // What the address says comes last, and counts.
+    let options = format!("{SETTINGS} {}", config.get_options().unwrap_or_default());
     config
         .options(&options)
         .application_name("hsm-emulator")
