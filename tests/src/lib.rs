@@ -9,6 +9,8 @@ use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
 
+pub mod s3;
+
 /// An HSM instance and its storage service, running; stopped and deleted when dropped.
 pub struct Region {
     directory: TempDir,

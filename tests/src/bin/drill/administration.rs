@@ -28,7 +28,15 @@ pub struct Desk {
 impl Desk {
     /// New administrators.
     pub fn new(channel: Authorized) -> Self {
-        let operators = [Operator::new("a"), Operator::new("b")];
+        Self::of([Operator::new("a"), Operator::new("b")], channel)
+    }
+
+    /// The same ones at another region.
+    pub fn at(&self, channel: Authorized) -> Self {
+        Self::of(self.operators.clone(), channel)
+    }
+
+    fn of(operators: [Operator; 2], channel: Authorized) -> Self {
         Self { tke: TkeClient::new(channel.clone()), support: SupportClient::new(channel), operators }
     }
 

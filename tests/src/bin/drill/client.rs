@@ -129,7 +129,7 @@ impl Client {
 }
 
 /// For a request, with all its attempts.
-pub const DEADLINE: Duration = Duration::from_secs(2);
+const DEADLINE: Duration = Duration::from_secs(2);
 /// A region that is silent for so long is lost.
 const ATTEMPT: Duration = Duration::from_millis(400);
 /// Between two looks at a lost region.

@@ -12,13 +12,17 @@ use tokio::time::timeout;
 use tonic::{Response, Status};
 
 use crate::dice::Dice;
-use crate::load::{Load, Success, list_keys};
+use crate::load::{KINDS, Kind, Load, Success};
 use crate::pair::{Pair, REGIONS, until};
+use crate::pkcs11::Pkcs11;
 use crate::report::{Outcome, Paint};
 use crate::scenarios::Scenario;
+use crate::storage::Storage;
 
 /// A drill that runs.
 pub struct Drill<'a> {
+    storage: Storage,
+    pkcs11: Pkcs11,
     /// The regions.
     pub pair: Pair,
     /// What they are used for meanwhile.
@@ -27,8 +31,7 @@ pub struct Drill<'a> {
     paint: Paint,
     timeline: Vec<Value>,
     fault: Option<Instant>,
-    cryptography_gap: Duration,
-    write_gap: Duration,
+    gaps: [Duration; KINDS.len()],
     lost_since_backup: usize,
     dice: Dice,
 }
@@ -57,19 +60,25 @@ impl<'a> Drill<'a> {
         let pair = Pair::new(runtime, &mut ports, scenario.flags)?;
         let regions = [pair.kms(0)?, pair.kms(1)?];
         let load = runtime.block_on(Load::start(regions, dice.number()))?;
+        let pkcs11 = Pkcs11::start(&pair, load.clone())?;
+        let request = kms::CreateRootKeyRequest { name: "bucket".to_owned(), material: Vec::new() };
+        let key = runtime.block_on(pair.kms(0)?.create_root_key(request));
+        let crn = key.map_err(|status| status.to_string())?.into_inner().crn;
+        let storage = Storage::start(&pair, load.clone(), &crn, dice.number())?;
         paint.note(&format!(
             "two regions, joined, under one master key; made in {:.1} s; under load now",
             begun.elapsed().as_secs_f64()
         ));
         Ok(Self {
+            storage,
+            pkcs11,
             pair,
             load,
             runtime,
             paint,
             timeline: Vec::new(),
             fault: None,
-            cryptography_gap: Duration::ZERO,
-            write_gap: Duration::ZERO,
+            gaps: Default::default(),
             lost_since_backup: 0,
             dice,
         })
@@ -81,35 +90,38 @@ impl<'a> Drill<'a> {
             // At a moment that nothing is tied to.
             let moment = Duration::from_millis(self.dice.below(200) as u64);
             sleep(WARM_UP + moment);
-            (self.fault, self.cryptography_gap, self.write_gap) = (None, Duration::ZERO, Duration::ZERO);
+            (self.fault, self.gaps) = (None, Default::default());
             done = (scenario.run)(self);
             sleep(WARM_UP);
             self.measure();
-            outcome.cryptography_gaps.push(self.cryptography_gap);
-            outcome.write_gaps.push(self.write_gap);
+            outcome.gaps.iter_mut().zip(self.gaps).for_each(|(gaps, gap)| gaps.push(gap));
             if done.is_err() {
                 break;
             }
         }
-        outcome.lost_since_backup = self.lost_since_backup;
         outcome.timeline = std::mem::take(&mut self.timeline);
+        self.storage.stop();
+        let ended = self.pkcs11.stop();
         self.runtime.block_on(self.load.stop());
         let compared = if done.is_ok() { self.compare(outcome) } else { Ok(()) };
         let journal = self.load.journal();
-        outcome.cryptography = journal.cryptography.len();
-        outcome.writes = journal.writes.len();
+        outcome.requests = journal.done.each_ref().map(Vec::len);
+        outcome.lost_since_backup = self.lost_since_backup;
+        for (_, reason) in &journal.again {
+            *outcome.again.entry(reason.clone()).or_default() += 1;
+        }
         outcome.refused_writes = journal.refused_writes;
         outcome.behind = journal.behind;
         outcome.violations.extend(journal.violations.iter().cloned());
         drop(journal);
-        let result = done.and(compared);
+        let result = done.and(compared).and(ended);
         if result.is_err() || !outcome.violations.is_empty() {
             outcome.kept = Some(self.pair.keep());
         }
         result
     }
 
-    /// Both regions with the journal, and with each other.
+    /// Both regions with the journal, and with each other; and the storage service with what was put.
     fn compare(&mut self, outcome: &mut Outcome) -> Result<(), String> {
         let mut lists = Vec::new();
         for region in [0, 1] {
@@ -120,6 +132,7 @@ impl<'a> Drill<'a> {
         if lists[0] != lists[1] {
             self.load.violate("the regions hold different keys".to_owned());
         }
+        outcome.lost += self.storage.verify();
         Ok(())
     }
 
@@ -143,16 +156,29 @@ impl<'a> Drill<'a> {
     fn measure(&mut self) {
         let Some(fault) = self.fault else { return };
         let journal = self.load.journal();
-        self.cryptography_gap = self.cryptography_gap.max(gap(&journal.cryptography, fault));
-        self.write_gap = self.write_gap.max(gap(&journal.writes, fault));
+        for (longest, done) in self.gaps.iter_mut().zip(&journal.done) {
+            *longest = gap(done, fault).max(*longest);
+        }
     }
 
-    /// Until something was wrapped or unwrapped by a request that began now.
-    pub fn cryptography_goes_on(&mut self) -> Result<(), String> {
+    /// Until something was done, of each kind but writes, by a request that began now.
+    pub fn goes_on(&mut self) -> Result<(), String> {
         let now = Instant::now();
-        until("cryptography goes on", || Ok(is_newer(self.load.journal().cryptography.last(), now)))?;
-        self.say("cryptography goes on");
+        for (kind, what) in [
+            (Kind::Cryptography, "root keys wrap and unwrap again"),
+            (Kind::Pkcs11, "PKCS #11 goes on"),
+            (Kind::Storage, "S3 goes on"),
+        ] {
+            until(what, || Ok(self.is_done_since(kind, now)))?;
+            self.say(what);
+        }
         Ok(())
+    }
+
+    /// Is something of this kind done that began after this moment?
+    fn is_done_since(&self, kind: Kind, now: Instant) -> bool {
+        let journal = self.load.journal();
+        journal.done[kind as usize].last().is_some_and(|success| success.at - success.took > now)
     }
 
     /// Until something was written by a request that began now.
@@ -164,16 +190,48 @@ impl<'a> Drill<'a> {
 
     fn await_write(&self) -> Result<(), String> {
         let now = Instant::now();
-        until("writes go on", || Ok(is_newer(self.load.journal().writes.last(), now)))
+        until("writes go on", || Ok(self.is_done_since(Kind::Writes, now)))
     }
 
-    /// Until the region lets itself be promoted.
-    pub fn promote(&mut self, region: usize) -> Result<(), String> {
+    /// Until the region lets itself be promoted: what it says then.
+    pub fn promote(&mut self, region: usize) -> Result<Value, String> {
+        let mut said = Value::Null;
         until("the region is promoted", || match self.pair.operator(region, &["promote"]) {
             Err(error) if error.contains("is alive") => Ok(false),
-            outcome => outcome.map(|_| true),
+            outcome => outcome.map(|status| said = status).map(|()| true),
         })?;
         self.say(&format!("{} is promoted", REGIONS[region]));
+        Ok(said)
+    }
+
+    /// Were PKCS #11 operations of several parts under way at the fault, and was none begun again since?
+    pub fn parts_end_well(&mut self) -> Result<(), String> {
+        let Some(fault) = self.fault else { return Ok(()) };
+        sleep(LONGEST_OPERATION);
+        let (across, again) = {
+            let journal = self.load.journal();
+            let across = journal.parts.iter().filter(|done| done.at > fault && done.at - done.took < fault);
+            let again = journal.again.iter().find(|(at, _)| *at > fault).map(|(_, reason)| reason.clone());
+            (across.count(), again)
+        };
+        self.say(&format!("{across} operations of several parts were under way, and have ended well"));
+        match again {
+            Some(reason) => Err(format!("a PKCS #11 operation had to be begun again: {reason}")),
+            None if across == 0 => Err("no operation was under way".to_owned()),
+            None => Ok(()),
+        }
+    }
+
+    /// What a backup cannot hold.
+    pub fn lost_since_backup(&mut self, records: usize) {
+        self.lost_since_backup += records;
+        self.say(&format!("{records} records were acknowledged since the backup, and are lost"));
+    }
+
+    /// A new failover region in the place of one that is lost.
+    pub fn make_pair_anew(&mut self) -> Result<(), String> {
+        self.pair.complete(self.runtime)?;
+        self.say("us-east is joined anew, and its new units are initialised: all checks are green");
         Ok(())
     }
 
@@ -192,21 +250,6 @@ impl<'a> Drill<'a> {
         self.say(&format!("switchover: {} has the primary role", REGIONS[1 - from]));
         self.await_write()?;
         self.joined(1 - from)
-    }
-
-    /// After both regions were lost, and the home region is back from a backup that was finished at this time: what was
-    /// acknowledged later is gone, and nothing else may be.
-    pub fn give_up_what_came_after(&mut self, backup: Instant) -> Result<(), String> {
-        let list = self.runtime.block_on(list_keys(&self.pair.kms(0)?))?;
-        self.lost_since_backup += self.load.give_up_what_came_after(backup, &list);
-        Ok(())
-    }
-
-    /// Makes the failover region anew.
-    pub fn join_anew(&mut self) -> Result<(), String> {
-        self.pair.join_anew(self.runtime)?;
-        self.say("us-east is made anew, and its crypto units are initialised");
-        Ok(())
     }
 
     /// This one region wraps and unwraps.
@@ -248,7 +291,10 @@ impl<'a> Drill<'a> {
             times.sort();
             times.get(times.len() / 2).copied().ok_or("nothing was done".to_owned())
         };
-        Ok((median(&journal.cryptography)?, median(&journal.writes)?))
+        Ok((
+            median(&journal.done[Kind::Cryptography as usize])?,
+            median(&journal.done[Kind::Writes as usize])?,
+        ))
     }
 
     /// Waits for it.
@@ -265,10 +311,6 @@ impl<'a> Drill<'a> {
 /// A write on its way.
 pub type LateWrite = JoinHandle<Result<Response<kms::RootKey>, Status>>;
 
-fn is_newer(success: Option<&Success>, now: Instant) -> bool {
-    success.is_some_and(|success| success.at - success.took > now)
-}
-
 /// The longest time between two successes, the second of them after the fault.
 fn gap(successes: &[Success], fault: Instant) -> Duration {
     let mut times: Vec<Instant> = successes.iter().map(|success| success.at).collect();
@@ -279,5 +321,7 @@ fn gap(successes: &[Success], fault: Instant) -> Duration {
 
 /// Of the load, before a fault and after its end.
 const WARM_UP: Duration = Duration::from_millis(500);
+/// An operation of several parts, with a region that is lost meanwhile.
+const LONGEST_OPERATION: Duration = Duration::from_secs(2);
 /// A write that waits in a stopped region.
 const PATIENCE: Duration = Duration::from_secs(20);

@@ -7,21 +7,26 @@ use std::time::{Duration, Instant};
 
 use hsm_proto::kms;
 use parking_lot::Mutex;
+use tokio::sync::{OwnedRwLockWriteGuard, RwLock};
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 use tonic::{Code, Status};
 
-use crate::client::{Client, DEADLINE, Kms};
+use crate::client::{Client, Kms};
 use crate::dice::Dice;
 
 /// Everything that was acknowledged.
 #[derive(Default)]
 pub struct Journal {
     keys: BTreeMap<String, Key>,
-    /// Wraps and unwraps.
-    pub cryptography: Vec<Success>,
-    /// Creations and deletions.
-    pub writes: Vec<Success>,
+    /// Keys that were lost with both regions: the backup does not know them.
+    missing: Vec<String>,
+    /// What was done, by kind.
+    pub done: [Vec<Success>; KINDS.len()],
+    /// PKCS #11 operations of several parts.
+    pub parts: Vec<Success>,
+    /// PKCS #11 operations that had to be begun again, and why.
+    pub again: Vec<(Instant, String)>,
     /// Writes that were not done within the deadline.
     pub refused_writes: usize,
     /// How often a region that had not yet caught up did not know a key.
@@ -30,10 +35,28 @@ pub struct Journal {
     pub violations: BTreeSet<String>,
 }
 
+/// What applications do. Each has an RTO of its own.
+#[derive(Clone, Copy)]
+pub enum Kind {
+    /// Wraps and unwraps.
+    Cryptography,
+    /// Creations and deletions of root keys.
+    Writes,
+    /// Signatures and encryption by the PKCS #11 library.
+    Pkcs11,
+    /// Objects of the storage service.
+    Storage,
+}
+
+/// Their names.
+pub const KINDS: [&str; 4] = ["cryptography", "writes", "PKCS #11", "S3"];
+
 /// A request that was done.
 #[derive(Clone, Copy)]
 pub struct Success {
+    /// When it was done.
     pub at: Instant,
+    /// With all its attempts.
     pub took: Duration,
 }
 
@@ -47,11 +70,13 @@ enum Life {
 
 struct Key {
     life: Life,
-    /// When its creation, or else its deletion, was acknowledged.
-    changed: Instant,
     /// Both regions have acknowledged the deletion.
     deleted_in_both: bool,
     wrapped: Vec<Wrapped>,
+    /// Asked for, and acknowledged.
+    created: Option<(Instant, Instant)>,
+    /// When its deletion was asked for, and acknowledged if it was.
+    deletion: Option<(Instant, Option<Instant>)>,
 }
 
 #[derive(Clone)]
@@ -68,8 +93,8 @@ pub struct Load {
     /// What is acknowledged is in both regions at this time.
     together: AtomicBool,
     stopped: AtomicBool,
-    /// Nobody asks for anything.
-    paused: AtomicBool,
+    gate: Arc<RwLock<()>>,
+    excused_until: Mutex<Option<Instant>>,
     workers: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -83,7 +108,8 @@ impl Load {
             journal: Mutex::default(),
             together: AtomicBool::new(true),
             stopped: AtomicBool::new(false),
-            paused: AtomicBool::new(false),
+            gate: Arc::default(),
+            excused_until: Mutex::default(),
             workers: Mutex::default(),
         });
         for i in 0..FIRST_KEYS {
@@ -100,6 +126,11 @@ impl Load {
             load.workers.lock().push(tokio::spawn(work));
         }
         Ok(load)
+    }
+
+    /// How many creations and deletions were acknowledged so far.
+    pub fn writes(&self) -> usize {
+        self.journal.lock().done[Kind::Writes as usize].len()
     }
 
     /// What was acknowledged so far.
@@ -123,42 +154,69 @@ impl Load {
         }
     }
 
-    /// Comes back when nothing is under way any more.
-    pub async fn pause(&self) {
-        self.paused.store(true, Ordering::SeqCst);
-        // As long as a request may take.
-        sleep(DEADLINE + WRITE_PAUSE).await;
-    }
-
-    /// Goes on.
-    pub fn resume(&self) {
-        self.paused.store(false, Ordering::SeqCst);
-    }
-
-    /// Forgets what was acknowledged after this time; how many records are lost by that. What else is missing stays, to be
-    /// found.
-    pub fn give_up_what_came_after(&self, time: Instant, list: &KeyList) -> usize {
-        let mut journal = self.journal.lock();
-        let is_lost = |id: &str, key: &Key| match key.life {
-            Life::Live => key.changed > time && !list.contains_key(id),
-            Life::Deleted => key.changed > time && list.get(id) == Some(&(kms::KeyState::Active as i32)),
-            Life::Doubtful => false,
-        };
-        let before = journal.keys.len();
-        journal.keys.retain(|id, key| !is_lost(id, key));
-        before - journal.keys.len()
-    }
-
     /// A broken promise.
     pub fn violate(&self, text: String) {
         self.journal.lock().violations.insert(text);
     }
 
+    /// A cryptographic request that was not done within the client's deadline.
+    pub fn has_failed(&self, what: &str, begun: Instant) {
+        if !self.is_excused(begun) {
+            self.violate(format!("a request has failed: {what}"));
+        }
+    }
+
+    /// From now on, or until now, no region can serve: requests may fail.
+    pub fn excuse(&self, excused: bool) {
+        let until = Instant::now() + if excused { LONG } else { Duration::ZERO };
+        *self.excused_until.lock() = Some(until);
+    }
+
+    fn is_excused(&self, begun: Instant) -> bool {
+        self.excused_until.lock().is_some_and(|until| begun < until)
+    }
+
+    /// Lets what is under way end, and nothing new begin until the guard is dropped: root keys only.
+    pub async fn pause(self: &Arc<Self>) -> OwnedRwLockWriteGuard<()> {
+        self.gate.clone().write_owned().await
+    }
+
+    /// While paused: the regions have been restored from a backup that was begun and ended at these moments. How many
+    /// records that were acknowledged since are lost. What was under way meanwhile may be in it or not.
+    pub fn go_back(&self, begun: Instant, ended: Instant) -> usize {
+        let mut journal = self.journal.lock();
+        let (mut lost, mut missing) = (0, Vec::new());
+        for (id, key) in &mut journal.keys {
+            lost += usize::from(key.created.is_some_and(|(asked, _)| asked > ended));
+            lost += usize::from(key.deletion.is_some_and(|(asked, done)| asked > ended && done.is_some()));
+            let unsure = |asked: Instant, done: Option<Instant>| {
+                asked <= ended && done.is_none_or(|done| done >= begun)
+            };
+            let mut doubt = || (key.life, key.deleted_in_both) = (Life::Doubtful, false);
+            match (key.created, key.deletion) {
+                (Some((asked, _)), _) if asked > ended => missing.push(id.clone()),
+                (Some((asked, done)), _) if unsure(asked, Some(done)) => doubt(),
+                (_, Some((asked, _))) if asked > ended => {
+                    (key.life, key.deleted_in_both, key.deletion) = (Life::Live, false, None);
+                }
+                (_, Some((asked, done))) if unsure(asked, done) => doubt(),
+                _ => {}
+            }
+        }
+        journal.keys.retain(|id, _| !missing.contains(id));
+        journal.missing.extend(missing);
+        lost
+    }
+
     /// An acknowledgement that came by another way.
     pub fn acknowledged(&self, id: String) {
-        let key =
-            Key { life: Life::Live, changed: Instant::now(), deleted_in_both: false, wrapped: Vec::new() };
-        self.journal.lock().keys.insert(id, key);
+        self.created(id, None);
+    }
+
+    fn created(&self, id: String, begun: Option<Instant>) {
+        let created = begun.map(|begun| (begun, Instant::now()));
+        let (life, deleted_in_both, wrapped, deletion) = (Life::Live, false, Vec::new(), None);
+        self.journal.lock().keys.insert(id, Key { life, deleted_in_both, wrapped, created, deletion });
     }
 
     async fn write(&self, worker: u64) {
@@ -166,10 +224,7 @@ impl Load {
             if self.stopped.load(Ordering::Relaxed) {
                 return;
             }
-            if self.paused.load(Ordering::SeqCst) {
-                sleep(WRITE_PAUSE).await;
-                continue;
-            }
+            let open = self.gate.read().await;
             // Every other time, once there are enough.
             let spare = {
                 let journal = self.journal.lock();
@@ -181,6 +236,7 @@ impl Load {
                 Some(id) => self.delete(&id).await,
                 None => self.create(&format!("{worker} {i}")).await,
             }
+            drop(open);
             sleep(WRITE_PAUSE).await;
         }
     }
@@ -197,8 +253,8 @@ impl Load {
             .await;
         match asked.result {
             Ok(key) => {
-                self.acknowledged(key.id);
-                self.journal.lock().writes.push(Success::since(begun));
+                self.created(key.id, Some(begun));
+                self.journal.lock().done[Kind::Writes as usize].push(Success::since(begun));
             }
             Err(status) => self.refused("creating a key", &status),
         }
@@ -209,7 +265,9 @@ impl Load {
         {
             let mut journal = self.journal.lock();
             match journal.keys.get_mut(id) {
-                Some(key) if key.life == Life::Live => key.life = Life::Doubtful,
+                Some(key) if key.life == Life::Live => {
+                    (key.life, key.deletion) = (Life::Doubtful, Some((begun, None)));
+                }
                 _ => return,
             }
         }
@@ -231,10 +289,10 @@ impl Load {
         let mut journal = self.journal.lock();
         if let Some(key) = journal.keys.get_mut(id) {
             (key.life, key.deleted_in_both) = (life, life == Life::Deleted && together);
-            key.changed = Instant::now();
+            key.deletion = (life != Life::Live).then(|| (begun, asked.result.is_ok().then(Instant::now)));
         }
         match asked.result {
-            Ok(_) => journal.writes.push(Success::since(begun)),
+            Ok(_) => journal.done[Kind::Writes as usize].push(Success::since(begun)),
             Err(status) if status.code() == Code::FailedPrecondition && asked.in_doubt => {}
             Err(status) => {
                 drop(journal);
@@ -254,16 +312,14 @@ impl Load {
 
     async fn use_keys(&self, mut dice: Dice) {
         while !self.stopped.load(Ordering::Relaxed) {
-            if self.paused.load(Ordering::SeqCst) {
-                sleep(WRITE_PAUSE).await;
-                continue;
-            }
+            let open = self.gate.read().await;
             let Some((id, wrapped, deleted)) = self.choose(&mut dice) else { return };
             match (wrapped, deleted) {
                 (Some(wrapped), true) => self.try_deleted(&id, wrapped).await,
                 (Some(wrapped), false) if dice.below(2) == 0 => self.unwrap(&id, wrapped).await,
                 _ => self.wrap(&id, dice.bytes()).await,
             }
+            drop(open);
             sleep(USE_PAUSE).await;
         }
     }
@@ -332,8 +388,8 @@ impl Load {
             }
         }
         match failure {
-            None => journal.cryptography.push(Success::since(begun)),
-            Some(status) if is_live => {
+            None => journal.done[Kind::Cryptography as usize].push(Success::since(begun)),
+            Some(status) if is_live && !self.is_excused(begun) => {
                 let text =
                     format!("a cryptographic request has failed: {:?}: {}", status.code(), status.message());
                 journal.violations.insert(text);
@@ -346,6 +402,9 @@ impl Load {
     /// Compares a region with the journal: its keys, and how many acknowledged records it has lost.
     pub async fn verify(self: &Arc<Self>, kms: &Kms) -> Result<(KeyList, usize), String> {
         let list = list_keys(kms).await?;
+        if self.journal.lock().missing.iter().any(|id| list.contains_key(id)) {
+            self.violate("a key is there that the backup cannot have known".to_owned());
+        }
         let keys: Vec<String> = self.journal.lock().keys.keys().cloned().collect();
         let mut parts = Vec::new();
         for part in keys.chunks(keys.len().div_ceil(VERIFIERS).max(1)) {
@@ -397,8 +456,7 @@ impl Load {
 /// States by id, deleted keys too.
 pub type KeyList = BTreeMap<String, i32>;
 
-/// Those of a region.
-pub async fn list_keys(kms: &Kms) -> Result<KeyList, String> {
+async fn list_keys(kms: &Kms) -> Result<KeyList, String> {
     let mut list = KeyList::new();
     loop {
         let offset = u32::try_from(list.len()).map_err(|error| error.to_string())?;
@@ -428,7 +486,8 @@ impl Key {
 }
 
 impl Success {
-    fn since(begun: Instant) -> Self {
+    /// Of a request that is done now.
+    pub fn since(begun: Instant) -> Self {
         Self { at: Instant::now(), took: begun.elapsed() }
     }
 }
@@ -441,5 +500,7 @@ const VERIFIERS: usize = 8;
 const FIRST_KEYS: usize = 10;
 /// Beyond these, keys are deleted again.
 const KEPT_KEYS: usize = 30;
+/// More than any drill takes.
+const LONG: Duration = Duration::from_secs(3600);
 const WRITE_PAUSE: Duration = Duration::from_millis(10);
 const USE_PAUSE: Duration = Duration::from_millis(3);

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod administration;
+mod application;
 mod client;
 mod dice;
 mod drill;
@@ -12,9 +13,11 @@ mod load;
 #[allow(dead_code)]
 mod operator;
 mod pair;
+mod pkcs11;
 mod proxy;
 mod report;
 mod scenarios;
+mod storage;
 
 use std::ops::Range;
 use std::process::ExitCode;
@@ -48,10 +51,16 @@ struct Arguments {
     /// Print JSON only: a list with an object for each drill.
     #[arg(long)]
     json: bool,
+    /// Instead of a drill: the PKCS #11 application that a drill starts.
+    #[arg(long, hide = true)]
+    pkcs11_application: bool,
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if arguments.pkcs11_application {
+        return application::run();
+    }
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_millis() as u64);
     let seed = arguments.seed.unwrap_or(now);
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {

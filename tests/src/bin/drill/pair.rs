@@ -19,14 +19,15 @@ use crate::client::{Authorized, Kms, authorized};
 use crate::dice::Dice;
 use crate::proxy::Proxy;
 
+const HSM: &str = "hsm-emulator";
 /// Where the two are: the home region first.
 pub const REGIONS: [&str; 2] = ["us-south", "us-east"];
 
 /// A primary region and its failover region. Both are killed and deleted when dropped.
 pub struct Pair {
-    dir: TempDir,
-    program: PathBuf,
     regions: [Region; 2],
+    // Dropped after the processes.
+    dir: TempDir,
     /// By which the failover region follows.
     pub line: Proxy,
     /// By which the home region reaches the failover region: it follows by it when the roles have changed.
@@ -35,43 +36,27 @@ pub struct Pair {
     pub desk: Desk,
 }
 
+/// A process that is killed when dropped.
+pub struct Process(pub Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
 struct Region {
     listen: SocketAddr,
     pair_listen: SocketAddr,
     flags: Vec<String>,
-    process: Option<Child>,
+    process: Option<Process>,
 }
 
 impl Pair {
-    /// `hsm-emulator WORDS --state` of a region.
-    pub fn run(&self, region: usize, words: &[&str]) -> Result<(), String> {
-        let mut command = Command::new(&self.program);
-        output(command.args(words).arg("--state").arg(self.state(region))).map(drop)
-    }
-
-    /// A path beside the regions.
-    pub fn path(&self, name: &str) -> Result<String, String> {
-        let path = self.dir.path().join(name);
-        Ok(path.to_str().ok_or("the temporary directory is not UTF-8")?.to_owned())
-    }
-
-    /// Nothing of it is left.
-    pub fn erase(&self, region: usize) -> Result<(), String> {
-        fs::remove_dir_all(self.state(region)).map_err(text)
-    }
-
-    /// The failover region, made anew from nothing.
-    pub fn join_anew(&mut self, runtime: &Runtime) -> Result<(), String> {
-        let invitation = self.dir.path().join("invitation");
-        fs::remove_file(invitation).map_err(text)?;
-        self.join()?;
-        self.assign_failover_units(runtime)
-    }
-
     /// Both initialised with the same master key, joined, with green checks. `flags` are for the failover region.
     pub fn new(runtime: &Runtime, dice: &mut Dice, flags: &[&str]) -> Result<Self, String> {
         let dir = tempfile::Builder::new().prefix("hsm-drill-").tempdir().map_err(text)?;
-        let program = std::env::current_exe().map_err(text)?.with_file_name("hsm-emulator");
         let region = |dice: &mut Dice, flags: &[&str]| Region {
             listen: free_address(dice),
             pair_listen: free_address(dice),
@@ -82,7 +67,7 @@ impl Pair {
         let mut away = region(dice, flags);
         let line = home.behind_proxy(runtime)?;
         let back = away.behind_proxy(runtime)?;
-        home.start(&program, &dir.path().join(REGIONS[0]))?;
+        home.start(&dir.path().join(REGIONS[0]))?;
         let desk = runtime.block_on(async {
             let desk = Desk::new(home.port(&dir.path().join(REGIONS[0]))?);
             for unit in desk.units(UnitType::Operational).await? {
@@ -90,14 +75,15 @@ impl Pair {
             }
             Ok::<_, String>(desk)
         })?;
-        let mut pair = Self { dir, program, regions: [home, away], line, back, desk };
-        pair.join()?;
-        pair.assign_failover_units(runtime)?;
+        let mut pair = Self { regions: [home, away], dir, line, back, desk };
+        pair.complete(runtime)?;
         Ok(pair)
     }
 
-    /// Through the home region, as its operators do it.
-    fn assign_failover_units(&self, runtime: &Runtime) -> Result<(), String> {
+    /// Joins a new failover region with new units to the home region.
+    pub fn complete(&mut self, runtime: &Runtime) -> Result<(), String> {
+        self.join()?;
+        // Through the home region, as its operators do it.
         runtime.block_on(async {
             for _ in 0..2 {
                 self.desk.assign_failover_unit().await?;
@@ -111,10 +97,11 @@ impl Pair {
     }
 
     fn join(&mut self) -> Result<(), String> {
-        let invitation = self.dir.path().join("invitation");
+        let invitation = self.path("invitation");
+        fs::remove_file(&invitation).ok();
         let file = invitation.to_str().ok_or("the temporary directory is not UTF-8")?;
         self.operator(0, &["invite", "--out", file])?;
-        let mut join = Command::new(&self.program);
+        let mut join = Command::new(program(HSM));
         join.args(["failover", "join", "--invitation", file, "--region", REGIONS[1], "--state"]);
         output(join.arg(self.state(1)))?;
         self.start(1)?;
@@ -122,13 +109,63 @@ impl Pair {
     }
 
     fn state(&self, region: usize) -> PathBuf {
-        self.dir.path().join(REGIONS[region])
+        self.path(REGIONS[region])
+    }
+
+    /// In the directory of both.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// As applications list them: home first.
+    pub fn endpoints(&self) -> String {
+        format!("http://{},http://{}", self.regions[0].listen, self.regions[1].listen)
+    }
+
+    /// Of both regions.
+    pub fn api_key_file(&self) -> PathBuf {
+        self.state(0).join("api-key")
     }
 
     /// Keeps the directory; where it is.
     pub fn keep(&mut self) -> PathBuf {
         self.dir.disable_cleanup(true);
         self.dir.path().to_owned()
+    }
+
+    /// `hsm-emulator WORDS --state` of a region.
+    pub fn run(&self, region: usize, words: &[&str]) -> Result<(), String> {
+        let mut command = Command::new(program(HSM));
+        output(command.args(words).arg("--state").arg(self.state(region))).map(drop)
+    }
+
+    /// `hsm-emulator backup` of a region, while it serves.
+    pub fn back_up(&self, region: usize) -> Result<PathBuf, String> {
+        let (file, passphrase) = (self.path("backup"), self.path("passphrase"));
+        fs::write(&passphrase, "only for a drill\n").map_err(text)?;
+        let mut command = Command::new(program(HSM));
+        command.args(["backup", "--force", "--json", "--state"]).arg(self.state(region));
+        output(command.arg("--out").arg(&file).arg("--passphrase-file").arg(passphrase))?;
+        Ok(file)
+    }
+
+    /// Its disk is lost.
+    pub fn destroy(&mut self, region: usize) -> Result<(), String> {
+        self.signal(region, Signal::KILL)?;
+        fs::remove_dir_all(self.state(region)).map_err(text)
+    }
+
+    /// `hsm-emulator restore` of a region whose disk is lost; it is served then.
+    pub fn restore(&mut self, region: usize, backup: &Path) -> Result<(), String> {
+        let mut command = Command::new(program(HSM));
+        command.args(["restore", "--json", "--state"]).arg(self.state(region)).arg("--from").arg(backup);
+        output(command.arg("--passphrase-file").arg(self.path("passphrase")))?;
+        self.start(region)
+    }
+
+    /// The administrators, at a region.
+    pub fn desk_at(&self, region: usize) -> Result<Desk, String> {
+        Ok(self.desk.at(self.regions[region].port(&self.state(region))?))
     }
 
     /// Root keys in a region.
@@ -139,7 +176,7 @@ impl Pair {
     /// Starts a region, or starts it again.
     pub fn start(&mut self, region: usize) -> Result<(), String> {
         let state = self.state(region);
-        self.regions[region].start(&self.program, &state)
+        self.regions[region].start(&state)
     }
 
     /// Its process, unless it was killed.
@@ -148,8 +185,8 @@ impl Pair {
     /// If it has ended by itself.
     pub fn process(&mut self, region: usize) -> Result<Option<Pid>, String> {
         let Some(process) = &mut self.regions[region].process else { return Ok(None) };
-        match process.try_wait().map_err(text)? {
-            None => Ok(Some(Pid::from_child(process))),
+        match process.0.try_wait().map_err(text)? {
+            None => Ok(Some(Pid::from_child(&process.0))),
             Some(status) => Err(format!("{} has ended by itself: {status}", REGIONS[region])),
         }
     }
@@ -158,9 +195,9 @@ impl Pair {
     pub fn signal(&mut self, region: usize, signal: Signal) -> Result<(), String> {
         let slot = &mut self.regions[region].process;
         let process = slot.as_mut().ok_or_else(|| format!("{} does not run", REGIONS[region]))?;
-        kill_process(Pid::from_child(process), signal).map_err(text)?;
+        kill_process(Pid::from_child(&process.0), signal).map_err(text)?;
         if matches!(signal, Signal::KILL | Signal::TERM) {
-            process.wait().map_err(text)?;
+            process.0.wait().map_err(text)?;
             *slot = None;
         }
         Ok(())
@@ -168,14 +205,14 @@ impl Pair {
 
     /// `hsm-emulator failover WORDS` in a region: what it prints, or its error.
     pub fn operator(&self, region: usize, words: &[&str]) -> Result<Value, String> {
-        let mut command = Command::new(&self.program);
+        let mut command = Command::new(program(HSM));
         command.arg("failover").args(words).args(["--json", "--state"]).arg(self.state(region));
         serde_json::from_slice(&output(&mut command)?).map_err(text)
     }
 
     /// What `hsm-emulator failover status` prints, also if not all is green, and its exit code.
     pub fn status(&self, region: usize) -> Result<(Value, i32), String> {
-        let mut command = Command::new(&self.program);
+        let mut command = Command::new(program(HSM));
         command.args(["failover", "status", "--json", "--state"]).arg(self.state(region));
         let output = command.output().map_err(text)?;
         let status = serde_json::from_slice(&output.stdout)
@@ -193,15 +230,6 @@ impl Pair {
     }
 }
 
-impl Drop for Pair {
-    fn drop(&mut self) {
-        for process in self.regions.iter_mut().filter_map(|region| region.process.as_mut()) {
-            process.kill().ok();
-            process.wait().ok();
-        }
-    }
-}
-
 impl Region {
     /// The other region reaches it by the proxy.
     fn behind_proxy(&mut self, runtime: &Runtime) -> Result<Proxy, String> {
@@ -210,25 +238,33 @@ impl Region {
         Ok(proxy)
     }
 
-    fn start(&mut self, program: &Path, state: &Path) -> Result<(), String> {
+    fn start(&mut self, state: &Path) -> Result<(), String> {
         let endpoint = state.join("endpoint");
         fs::remove_file(&endpoint).ok();
         let log = state.with_extension("log");
         let log = File::options().create(true).append(true).open(log).map_err(text)?;
-        let mut command = Command::new(program);
+        let mut command = Command::new(program(HSM));
         command.args(["serve", "--listen", &self.listen.to_string()]);
         command.args(["--pair-listen", &self.pair_listen.to_string()]).args(&self.flags);
         command.arg("--state").arg(state).stdin(Stdio::null()).stderr(log);
-        let process =
-            command.spawn().map_err(|error| format!("{}: {error}; build it first", program.display()))?;
-        self.process = Some(process);
-        until("the region serves", || Ok(endpoint.exists()))
+        let process = command.spawn().map_err(|error| format!("{HSM}: {error}; build it first"))?;
+        let process = self.process.insert(Process(process));
+        until("the region serves", || match process.0.try_wait().map_err(text)? {
+            None => Ok(endpoint.exists()),
+            Some(status) => Err(format!("{HSM} has ended: {status}")),
+        })
     }
 
     fn port(&self, state: &Path) -> Result<Authorized, String> {
         let api_key = fs::read_to_string(state.join("api-key")).map_err(text)?;
         authorized(&format!("http://{}", self.listen), api_key.trim())
     }
+}
+
+/// One of this build.
+pub fn program(name: &str) -> PathBuf {
+    // Whoever asks runs from the same directory.
+    std::env::current_exe().unwrap_or_default().with_file_name(name)
 }
 
 /// Looks again and again; gives up after a minute.

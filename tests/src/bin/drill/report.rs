@@ -1,10 +1,13 @@
 //! What a person sees, and what a program reads.
 
+use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+
+use crate::load::KINDS;
 
 /// How a drill has gone.
 #[derive(Default)]
@@ -15,21 +18,19 @@ pub struct Outcome {
     pub seed: u64,
     /// From making the pair to the last comparison.
     pub took: Duration,
-    /// The longest time without a wrap or unwrap, in each run.
-    pub cryptography_gaps: Vec<Duration>,
-    /// The longest time without a creation or deletion.
-    pub write_gaps: Vec<Duration>,
-    /// Wraps and unwraps that were done.
-    pub cryptography: usize,
-    /// Creations and deletions that were acknowledged.
-    pub writes: usize,
+    /// The longest time in which nothing of a kind was done, in each run.
+    pub gaps: [Vec<Duration>; KINDS.len()],
+    /// What was done, by kind.
+    pub requests: [usize; KINDS.len()],
+    /// How often PKCS #11 operations had to be begun again, by reason.
+    pub again: BTreeMap<String, usize>,
     /// Those that were not done within the client's deadline.
     pub refused_writes: usize,
     /// How often a region that had not yet caught up did not know a key, and the other one was asked.
     pub behind: usize,
-    /// Acknowledged records that are not there.
+    /// Acknowledged records that are not there, and should be.
     pub lost: usize,
-    /// Acknowledged records that could not be kept, since both regions and all that came after the backup were lost.
+    /// Those that were acknowledged since the backup from which a region was restored.
     pub lost_since_backup: usize,
     /// Why it has failed.
     pub violations: Vec<String>,
@@ -55,15 +56,17 @@ impl Outcome {
         };
         json!({
             "drill": self.name, "passed": self.passed(), "seed": self.seed, "seconds": self.took.as_secs_f64(),
-            "rto": { "cryptography": times(&self.cryptography_gaps), "writes": times(&self.write_gaps) },
-            "rpo_records": self.lost,
-            "requests": {
-                "cryptography": self.cryptography, "writes": self.writes,
-                "writes_refused": self.refused_writes, "region_behind": self.behind,
-            },
+            "rto": by_kind(self.gaps.each_ref().map(|gaps| times(gaps))),
+            "rpo_records": self.lost + self.lost_since_backup,
+            "requests": by_kind(self.requests.map(Value::from)),
+            "writes_refused": self.refused_writes, "pkcs11_again": self.again, "region_behind": self.behind,
             "violations": self.violations, "timeline": self.timeline, "kept": self.kept,
         })
     }
+}
+
+fn by_kind(values: [Value; KINDS.len()]) -> Value {
+    ["cryptography", "writes", "pkcs11", "s3"].into_iter().zip(values).collect()
 }
 
 /// Prints for a person, or nothing.
@@ -122,16 +125,29 @@ impl Paint {
                 gaps.len()
             ),
         };
-        self.print(&format!("  RTO        cryptography {}", gaps(&outcome.cryptography_gaps)));
-        self.print(&format!("             writes       {}", gaps(&outcome.write_gaps)));
-        let lost = outcome.lost + outcome.lost_since_backup;
-        let why = if outcome.lost_since_backup > 0 { ", made after the backup" } else { "" };
-        self.print(&format!("  RPO        {lost} acknowledged records lost{why}"));
+        for (i, (kind, times)) in KINDS.iter().zip(&outcome.gaps).enumerate() {
+            let label = if i == 0 { "RTO" } else { "" };
+            self.print(&format!("  {label:<9}  {kind:<12} {}", gaps(times)));
+        }
+        self.print(&match outcome.lost_since_backup {
+            0 => format!("  RPO        {} acknowledged records lost", outcome.lost),
+            since => format!(
+                "  RPO        {since} acknowledged records lost since the backup, {} others",
+                outcome.lost
+            ),
+        });
+        let [cryptography, writes, pkcs11, storage] = outcome.requests;
         self.print(&format!(
-            "  requests   {} wraps and unwraps, {} creations and deletions, {} not done in 2 s; \
-             {} times a region was behind",
-            outcome.cryptography, outcome.writes, outcome.refused_writes, outcome.behind
+            "  requests   {cryptography} wraps and unwraps, {writes} creations and deletions, {pkcs11} PKCS #11 operations, \
+             {storage} PUTs and GETs"
         ));
+        self.print(&format!(
+            "             {} writes not done in 2 s, {} times a region was behind",
+            outcome.refused_writes, outcome.behind
+        ));
+        for (reason, count) in &outcome.again {
+            self.print(&format!("             {count} times a PKCS #11 operation was begun again: {reason}"));
+        }
         for violation in outcome.violations.iter().take(MOST_VIOLATIONS) {
             self.print(&format!("  {}", self.coloured("31", violation)));
         }
@@ -151,16 +167,16 @@ impl Paint {
     /// All drills.
     pub fn summary(self, outcomes: &[Outcome]) {
         self.print(&format!(
-            "\n{:<20} {:>12} {:>11} {:>5} {:>8}  RESULT",
-            "DRILL", "RTO CRYPTO", "RTO WRITES", "RPO", "TIME"
+            "\n{:<20} {:>12} {:>9} {:>9} {:>9} {:>5} {:>8}  RESULT",
+            "DRILL", "RTO: CRYPTO", "WRITES", "PKCS #11", "S3", "RPO", "TIME"
         ));
         for outcome in outcomes {
+            let [cryptography, writes, pkcs11, storage] =
+                outcome.gaps.each_ref().map(|gaps| seconds(percentile(gaps, 50)));
             self.print(&format!(
-                "{:<20} {:>12} {:>11} {:>5} {:>8}  {}",
+                "{:<20} {cryptography:>12} {writes:>9} {pkcs11:>9} {storage:>9} {:>5} {:>8}  {}",
                 outcome.name,
-                seconds(percentile(&outcome.cryptography_gaps, 50)),
-                seconds(percentile(&outcome.write_gaps, 50)),
-                outcome.lost,
+                outcome.lost + outcome.lost_since_backup,
                 format!("{:.1} s", outcome.took.as_secs_f64()),
                 self.result(outcome)
             ));

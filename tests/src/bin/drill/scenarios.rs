@@ -4,8 +4,9 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use hsm_proto::kms::CreateRootKeyRequest;
-use hsm_proto::tke::UnitType;
+use hsm_proto::tke::{Unit, UnitType};
 use rustix::process::Signal;
+use serde_json::Value;
 
 use crate::administration::{OTHER_PARTS, PARTS};
 use crate::drill::Drill;
@@ -25,7 +26,7 @@ pub struct Scenario {
 }
 
 /// All drills, in the order in which they are run.
-pub const SCENARIOS: [Scenario; 11] = [
+pub const SCENARIOS: [Scenario; 13] = [
     Scenario {
         name: "region-killed",
         about: "the primary region is killed under load; promotion, return, failback",
@@ -37,6 +38,18 @@ pub const SCENARIOS: [Scenario; 11] = [
         about: "the primary region stops, is replaced, and wakes up again",
         flags: &[],
         run: region_stopped,
+    },
+    Scenario {
+        name: "failback",
+        about: "the primary region is away for a while, and gets its role back with all that was done meanwhile",
+        flags: &[],
+        run: failback,
+    },
+    Scenario {
+        name: "multi-part",
+        about: "the region is killed, and stopped, while PKCS #11 operations of several parts are under way",
+        flags: &[],
+        run: multi_part,
     },
     Scenario {
         name: "region-partitioned",
@@ -64,7 +77,7 @@ pub const SCENARIOS: [Scenario; 11] = [
     },
     Scenario {
         name: "mismatched-patterns",
-        about: "a failover unit gets another master key: the checks name it",
+        about: "failover with one failover unit under another master key, and with all of them",
         flags: &[],
         run: mismatched_patterns,
     },
@@ -82,7 +95,7 @@ pub const SCENARIOS: [Scenario; 11] = [
     },
     Scenario {
         name: "both-lost",
-        about: "both regions are lost with their disks; the home region comes from a backup",
+        about: "both regions and their disks are lost; one is restored from a backup, and paired anew",
         flags: &[],
         run: both_lost,
     },
@@ -100,7 +113,7 @@ const AWAY: usize = 1;
 fn region_killed(drill: &mut Drill) -> Result<(), String> {
     drill.fault("kill -9 us-south, the primary region");
     drill.pair.signal(HOME, Signal::KILL)?;
-    drill.cryptography_goes_on()?;
+    drill.goes_on()?;
     drill.promote(AWAY)?;
     drill.writes_go_on()?;
     return_and_fail_back(drill)
@@ -109,7 +122,7 @@ fn region_killed(drill: &mut Drill) -> Result<(), String> {
 fn promote_after(drill: &mut Drill) -> Result<(), String> {
     drill.fault("kill -9 us-south, the primary region");
     drill.pair.signal(HOME, Signal::KILL)?;
-    drill.cryptography_goes_on()?;
+    drill.goes_on()?;
     drill.writes_go_on()?;
     drill.say("us-east has promoted itself");
     return_and_fail_back(drill)
@@ -128,7 +141,7 @@ fn region_stopped(drill: &mut Drill) -> Result<(), String> {
     drill.pair.signal(HOME, Signal::STOP)?;
     let late: Vec<_> =
         (0..LATE_WRITES).map(|i| drill.spawn_write(HOME, &format!("late {i}"))).collect::<Result<_, _>>()?;
-    drill.cryptography_goes_on()?;
+    drill.goes_on()?;
     drill.promote(AWAY)?;
     drill.writes_go_on()?;
     drill.pair.signal(HOME, Signal::CONT)?;
@@ -231,31 +244,104 @@ fn rolling_restart(drill: &mut Drill) -> Result<(), String> {
     drill.switch_over(AWAY)
 }
 
+fn failback(drill: &mut Drill) -> Result<(), String> {
+    drill.fault("kill -9 us-south, the primary region");
+    drill.pair.signal(HOME, Signal::KILL)?;
+    drill.promote(AWAY)?;
+    drill.writes_go_on()?;
+    let before = drill.load.writes();
+    sleep(OBSERVED);
+    let made = drill.load.writes() - before;
+    drill.say(&format!("{made} keys were created or deleted without us-south"));
+    return_and_fail_back(drill)?;
+    drill.pair.signal(AWAY, Signal::KILL)?;
+    drill.say("kill -9 us-east: us-south has everything itself");
+    drill.goes_on()?;
+    drill.pair.start(AWAY)?;
+    drill.joined(HOME)?;
+    drill.writes_go_on()
+}
+
+fn multi_part(drill: &mut Drill) -> Result<(), String> {
+    for (signal, what) in [(Signal::KILL, "kill -9"), (Signal::STOP, "kill -STOP")] {
+        drill.fault(&format!("{what} us-south, the primary region"));
+        drill.pair.signal(HOME, signal)?;
+        drill.goes_on()?;
+        drill.parts_end_well()?;
+        drill.promote(AWAY)?;
+        if signal == Signal::STOP {
+            drill.pair.signal(HOME, Signal::CONT)?;
+            drill.joined(AWAY)?;
+            drill.switch_over(AWAY)?;
+        } else {
+            return_and_fail_back(drill)?;
+            // The library looks for the home region every two seconds.
+            sleep(2 * OBSERVED);
+        }
+    }
+    Ok(())
+}
+
 fn mismatched_patterns(drill: &mut Drill) -> Result<(), String> {
     let units = drill.block_on(drill.pair.desk.units(UnitType::Failover))?;
-    let unit = units.last().ok_or("there are no failover units")?;
-    drill.fault(&format!("load another master key into {}", unit.location));
-    drill.load.set_together(true);
-    drill.block_on(drill.pair.desk.load_master_key(unit, OTHER_PARTS))?;
-    for region in [HOME, AWAY] {
-        let (status, code) = drill.pair.status(region)?;
-        let rows = status["checks"].as_array().ok_or("there are no checks")?;
-        let red: Vec<_> = rows.iter().filter(|row| row["passed"] == false).collect();
-        let named = |row: &&&serde_json::Value| {
-            row["name"] == "Current master key"
-                && row["detail"].as_str().is_some_and(|detail| detail.contains(&unit.location))
-        };
-        if code != 1 || red.iter().find(named).is_none() {
-            return Err(format!("'failover status' exits with {code} and does not name the unit: {status}"));
+    for (count, what) in [(1, "one failover unit"), (units.len(), "all failover units")] {
+        let wrong = &units[units.len() - count..];
+        drill.fault(&format!("load another master key into {what}"));
+        for unit in wrong {
+            drill.block_on(drill.pair.desk.load_master_key(unit, OTHER_PARTS))?;
         }
-        drill.say(&format!("'failover status' in {} exits with 1 and names it", drill.name(region)));
-        drill.uses_keys(region)?;
+        for region in [HOME, AWAY] {
+            let (status, code) = drill.pair.status(region)?;
+            if code != 1 {
+                return Err(format!("'failover status' exits with {code}: {status}"));
+            }
+            names_units(&status, wrong)?;
+            drill.say(&format!(
+                "'failover status' in {} exits with 1 and names the units",
+                drill.name(region)
+            ));
+        }
+        drill.goes_on()?;
+        let serves = count < units.len();
+        drill.fault("kill -9 us-south, the primary region");
+        drill.load.excuse(!serves);
+        drill.pair.signal(HOME, Signal::KILL)?;
+        let said = drill.promote(AWAY)?;
+        names_units(&said, wrong)?;
+        drill.say("'failover promote' names the units");
+        if serves {
+            drill.goes_on()?;
+            drill.writes_go_on()?;
+        } else {
+            if drill.uses_keys(AWAY).is_ok() {
+                return Err("us-east wraps and unwraps without its master key".to_owned());
+            }
+            drill.say("us-east has no master key for these keys, and refuses");
+        }
+        let desk = drill.pair.desk_at(AWAY)?;
+        for unit in wrong {
+            drill.block_on(desk.load_master_key(unit, PARTS))?;
+        }
+        drill.say("the right master key is loaded");
+        drill.goes_on()?;
+        drill.load.excuse(false);
+        drill.writes_go_on()?;
+        return_and_fail_back(drill)?;
+        until("the checks are green", || Ok(drill.pair.status(AWAY)?.1 == 0))?;
+        drill.say("all checks are green");
     }
-    drill.say("both regions wrap and unwrap");
-    drill.block_on(drill.pair.desk.load_master_key(unit, PARTS))?;
-    until("the checks are green", || Ok(drill.pair.status(AWAY)?.1 == 0))?;
-    drill.say("the right master key is back, and all checks are green");
     Ok(())
+}
+
+/// In the row of the current master key.
+fn names_units(status: &Value, units: &[Unit]) -> Result<(), String> {
+    let rows = status["checks"].as_array().ok_or("there are no checks")?;
+    let row = rows.iter().find(|row| row["name"] == "Current master key" && row["passed"] == false);
+    let detail = row.and_then(|row| row["detail"].as_str()).unwrap_or_default();
+    match units.iter().find(|unit| !detail.contains(&unit.location)) {
+        None => Ok(()),
+        Some(unit) => Err(format!("the checks do not name {}: {rows:?}", unit.location)),
+    }
 }
 
 fn unit_failure(drill: &mut Drill) -> Result<(), String> {
@@ -269,7 +355,7 @@ fn unit_failure(drill: &mut Drill) -> Result<(), String> {
             let fault = [&["unit", "fault", unit.serial_number.as_str()], words].concat();
             drill.pair.run(HOME, &fault)?;
             drill.say(&format!("{}: {}", unit.location, words[1..].join(" ").replace("--", "")));
-            drill.cryptography_goes_on()?;
+            drill.goes_on()?;
             drill.writes_go_on()?;
             drill.pair.run(HOME, &["unit", "fault", &unit.serial_number, "--clear"])?;
         }
@@ -277,7 +363,7 @@ fn unit_failure(drill: &mut Drill) -> Result<(), String> {
     let unit = units.first().ok_or("there are no units")?;
     drill.pair.run(HOME, &["unit", "fault", &unit.serial_number, "--kind", "zeroize"])?;
     drill.say(&format!("{}: zeroized", unit.location));
-    drill.cryptography_goes_on()?;
+    drill.goes_on()?;
     drill.writes_go_on()?;
     drill.block_on(drill.pair.desk.initialise(unit))?;
     until("the checks are green", || Ok(drill.pair.status(HOME)?.1 == 0))?;
@@ -303,7 +389,7 @@ fn rotation(drill: &mut Drill) -> Result<(), String> {
     for unit in &units {
         drill.block_on(drill.pair.desk.set_immediate(unit))?;
         drill.say(&format!("{} has it", unit.location));
-        drill.cryptography_goes_on()?;
+        drill.goes_on()?;
     }
     drill.writes_go_on()?;
     until("the checks are green", || Ok(drill.pair.status(HOME)?.1 == 0))?;
@@ -315,28 +401,25 @@ fn rotation(drill: &mut Drill) -> Result<(), String> {
 }
 
 fn both_lost(drill: &mut Drill) -> Result<(), String> {
-    let (backup, passphrase) = (drill.pair.path("backup")?, drill.pair.path("passphrase")?);
-    std::fs::write(&passphrase, "correct horse battery staple\n").map_err(|error| error.to_string())?;
-    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
-    std::fs::set_permissions(&passphrase, mode).map_err(|error| error.to_string())?;
-    let secret = ["--passphrase-file", passphrase.as_str()];
     let begun = Instant::now();
-    drill.pair.run(HOME, &[&["backup", "--force", "--out", &backup], &secret[..]].concat())?;
+    let backup = drill.pair.back_up(HOME)?;
+    let ended = Instant::now();
+    drill.say("hsm-emulator backup of us-south, under load");
     sleep(OBSERVED);
-    drill.block_on(drill.load.pause());
-    drill.fault("both regions are lost, with their disks; the last backup is 4 s old, and clients have paused for the last 2 s");
-    for region in [HOME, AWAY] {
-        drill.pair.signal(region, Signal::KILL)?;
-        drill.pair.erase(region)?;
-    }
-    drill.pair.run(HOME, &[&["restore", "--from", &backup], &secret[..]].concat())?;
-    drill.say("us-south is restored");
-    drill.pair.start(HOME)?;
-    drill.give_up_what_came_after(begun)?;
-    drill.load.resume();
-    drill.cryptography_goes_on()?;
+    drill.fault("kill -9 both regions; both disks are lost");
+    drill.load.excuse(true);
+    drill.pair.destroy(HOME)?;
+    drill.pair.destroy(AWAY)?;
+    let paused = drill.block_on(drill.load.pause());
+    let lost = drill.load.go_back(begun, ended);
+    drill.pair.restore(HOME, &backup)?;
+    drop(paused);
+    drill.say("us-south is restored from the backup");
+    drill.goes_on()?;
+    drill.load.excuse(false);
     drill.writes_go_on()?;
-    drill.join_anew()?;
+    drill.lost_since_backup(lost);
+    drill.make_pair_anew()?;
     drill.joined(HOME)
 }
 
