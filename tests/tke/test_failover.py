@@ -92,6 +92,7 @@ def pair(tmp_path: Path) -> Iterator[tuple[Desk, FailoverRegion]]:
     failover = FailoverRegion(tmp_path)
     failover.join(invitation)
     failover.serve()
+    eventually(lambda: failover.status()["here"]["bond"] == "joined", "the regions are joined")
     yield desk, failover
     failover.kill()
     desk.stop()
