@@ -369,6 +369,7 @@ impl Clients {
         &self,
         request: impl Future<Output = Result<Response<T>, Status>>,
     ) -> Option<Result<T, Status>> {
+        let calm = self.calm.load(Ordering::SeqCst);
         let status = match timeout(ATTEMPT, request).await {
             Ok(Ok(answer)) => return Some(Ok(answer.into_inner())),
             Ok(Err(status)) => status,
@@ -382,7 +383,7 @@ impl Clients {
             Code::Unavailable if says("not the primary one") || says("the failover region is lost:") => None,
             Code::Unavailable => Some(Err(status)),
             // A region that is behind does not know the version.
-            Code::InvalidArgument if !self.calm.load(Ordering::SeqCst) => None,
+            Code::InvalidArgument if !calm || !self.calm.load(Ordering::SeqCst) => None,
             _ => {
                 self.violations.lock().push(format!("{:?}: {}", status.code(), status.message()));
                 None
