@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -26,8 +26,9 @@ use crate::report::Paint;
 struct Clients {
     regions: [Kms; 2],
     begun: Instant,
-    /// No fault is there, and both regions are together.
-    calm: AtomicBool,
+    /// Even: no fault is there, and both regions are together. Odd: there is one, or they are not. A request that has seen
+    /// two numbers, or an odd one, says nothing about both regions.
+    phase: AtomicU64,
     stopped: AtomicBool,
     keys: Mutex<BTreeMap<String, Seen>>,
     violations: Mutex<Vec<String>>,
@@ -85,7 +86,7 @@ fn one(
     let clients = Arc::new(Clients {
         regions: [pair.kms(0).map_err(only)?, pair.kms(1).map_err(only)?],
         begun: Instant::now(),
-        calm: AtomicBool::new(true),
+        phase: AtomicU64::new(0),
         stopped: AtomicBool::new(false),
         keys: Mutex::default(),
         violations: Mutex::default(),
@@ -99,15 +100,15 @@ fn one(
     let mut outcome = Ok(());
     for _ in 0..EPISODES {
         sleep(Duration::from_millis(100 + dice.below(400) as u64));
-        clients.calm.store(false, Ordering::SeqCst);
+        clients.phase.fetch_add(1, Ordering::SeqCst);
         outcome = episode(&mut pair, &mut dice, story);
         if outcome.is_err() {
             break;
         }
-        clients.calm.store(true, Ordering::SeqCst);
+        clients.phase.fetch_add(1, Ordering::SeqCst);
     }
     if break_the_promise && outcome.is_ok() {
-        clients.calm.store(false, Ordering::SeqCst);
+        clients.phase.fetch_add(1, Ordering::SeqCst);
         outcome = break_the_promise_of(&mut pair, &clients, runtime);
     }
     sleep(Duration::from_millis(300));
@@ -271,6 +272,11 @@ impl Clients {
         self.begun.elapsed()
     }
 
+    /// Was there a fault at any time since this phase?
+    fn is_rough(&self, phase: u64) -> bool {
+        phase % 2 == 1 || self.phase.load(Ordering::SeqCst) != phase
+    }
+
     async fn work(self: Arc<Self>, mut dice: Dice) {
         while !self.stopped.load(Ordering::SeqCst) {
             let key = {
@@ -312,7 +318,7 @@ impl Clients {
 
     async fn write(&self, key: &str, region: usize, action: Action) {
         let mut kms = self.regions[region].clone();
-        let (begun, calm, id) = (self.now(), self.calm.load(Ordering::SeqCst), key.to_owned());
+        let (begun, phase, id) = (self.now(), self.phase.load(Ordering::SeqCst), key.to_owned());
         let answer = match action {
             Action::Rotate => {
                 self.ask(kms.rotate(kms::RotateRequest { key: id, material: Vec::new() })).await
@@ -324,7 +330,7 @@ impl Clients {
         let Some(answer) = answer else { return };
         let ended = answer.is_ok().then(|| self.now());
         let version = if action == Action::Rotate { answer.ok().as_ref().and_then(newest) } else { None };
-        let rough = !calm || !self.calm.load(Ordering::SeqCst);
+        let rough = self.is_rough(phase);
         if let Some(seen) = self.keys.lock().get_mut(key) {
             seen.see(Event { action, region, begun, ended, version }, rough);
         }
@@ -332,10 +338,10 @@ impl Clients {
 
     async fn wrap(&self, key: &str, region: usize, plaintext: Vec<u8>) {
         let mut kms = self.regions[region].clone();
-        let (begun, calm) = (self.now(), self.calm.load(Ordering::SeqCst));
+        let (begun, phase) = (self.now(), self.phase.load(Ordering::SeqCst));
         let request = kms::WrapRequest { key: key.to_owned(), plaintext: plaintext.clone(), aad: Vec::new() };
         let Some(Ok(answer)) = self.ask(kms.wrap(request)).await else { return };
-        let rough = !calm || !self.calm.load(Ordering::SeqCst);
+        let rough = self.is_rough(phase);
         if let Some(seen) = self.keys.lock().get_mut(key) {
             let (ended, version) = (Some(self.now()), Some(answer.key_version));
             seen.see(Event { action: Action::Use, region, begun, ended, version }, rough);
@@ -351,13 +357,13 @@ impl Clients {
             .and_then(|seen| seen.wrapped.get(dice.below(seen.wrapped.len())).cloned());
         let Some((plaintext, ciphertext)) = chosen else { return };
         let mut kms = self.regions[region].clone();
-        let (begun, calm) = (self.now(), self.calm.load(Ordering::SeqCst));
+        let (begun, phase) = (self.now(), self.phase.load(Ordering::SeqCst));
         let request = kms::UnwrapRequest { key: key.to_owned(), ciphertext, aad: Vec::new() };
         let Some(Ok(answer)) = self.ask(kms.unwrap(request)).await else { return };
         if answer.plaintext != plaintext {
             self.violations.lock().push(format!("WRONG ANSWER of {} for key {key}", REGIONS[region]));
         }
-        let rough = !calm || !self.calm.load(Ordering::SeqCst);
+        let rough = self.is_rough(phase);
         if let Some(seen) = self.keys.lock().get_mut(key) {
             let ended = Some(self.now());
             seen.see(Event { action: Action::Use, region, begun, ended, version: None }, rough);
@@ -369,7 +375,7 @@ impl Clients {
         &self,
         request: impl Future<Output = Result<Response<T>, Status>>,
     ) -> Option<Result<T, Status>> {
-        let calm = self.calm.load(Ordering::SeqCst);
+        let phase = self.phase.load(Ordering::SeqCst);
         let status = match timeout(ATTEMPT, request).await {
             Ok(Ok(answer)) => return Some(Ok(answer.into_inner())),
             Ok(Err(status)) => status,
@@ -383,7 +389,7 @@ impl Clients {
             Code::Unavailable if says("not the primary one") || says("the failover region is lost:") => None,
             Code::Unavailable => Some(Err(status)),
             // A region that is behind does not know the version.
-            Code::InvalidArgument if !calm || !self.calm.load(Ordering::SeqCst) => None,
+            Code::InvalidArgument if self.is_rough(phase) => None,
             _ => {
                 self.violations.lock().push(format!("{:?}: {}", status.code(), status.message()));
                 None
