@@ -99,12 +99,14 @@ class Region:
         """Kills a process and starts it again by its own command line, whatever the other one does."""
         command = Path(f"/proc/{self.pid(process)}/cmdline").read_text().rstrip("\0").split("\0")
         self.kill(process)
+        port = (self.state / f"{process}.port").read_text().strip()
+        # Its threads may hold the socket for a moment longer than the process is seen.
+        eventually(lambda: not port_answers(int(port)), f"{process} has let go of its port")
         with open(self.state / f"{process}.log", "a") as log:
             new = subprocess.Popen([*command, *options], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
         self._children.append(new)
         started = Path(f"/proc/{new.pid}/stat").read_text().rpartition(")")[2].split()[19]
         (self.state / f"{process}.pid").write_text(f"{new.pid} {started}\n")
-        port = (self.state / f"{process}.port").read_text().strip()
         eventually(lambda: port_answers(int(port)), f"{process} listens")
 
     def root_key(self, *arguments: str | Path) -> dict[str, Any]:
