@@ -17,7 +17,7 @@ use crate::services::storage::is_of_unit;
 use crate::units::{CryptoUnit, Error, KeyBlob, Result, random};
 
 /// A call that is complete in itself.
-pub trait Call: Clone {
+pub trait Call {
     /// Its answer.
     type Answer;
     /// How it is to be run.
@@ -27,7 +27,7 @@ pub trait Call: Clone {
     ///
     /// # Errors
     /// The unit's, and `CKR_ARGUMENTS_BAD` for a request that makes no sense.
-    fn carry_out(self, unit: &CryptoUnit) -> Result<Self::Answer>;
+    fn carry_out(&self, unit: &CryptoUnit) -> Result<Self::Answer>;
 }
 
 /// How a call is to be run.
@@ -47,7 +47,7 @@ impl Call for wire::GenerateRandomRequest {
     type Answer = wire::GenerateRandomResponse;
     const KIND: Kind = Kind::Quick;
 
-    fn carry_out(self, _: &CryptoUnit) -> Result<Self::Answer> {
+    fn carry_out(&self, _: &CryptoUnit) -> Result<Self::Answer> {
         if !(1..=MAX_RANDOM_BYTES).contains(&self.len) {
             return Err(Error::new(CKR_ARGUMENTS_BAD, "1 to 1,000,000 random bytes may be asked for"));
         }
@@ -61,8 +61,9 @@ impl Call for wire::EncryptSingleRequest {
     type Answer = wire::EncryptSingleResponse;
     const KIND: Kind = Kind::Quick;
 
-    fn carry_out(self, unit: &CryptoUnit) -> Result<Self::Answer> {
-        let ciphered = unit.encrypt(&mechanism(self.mech)?, &key(self.key)?, &self.plain)?.into();
+    fn carry_out(&self, unit: &CryptoUnit) -> Result<Self::Answer> {
+        let ciphered =
+            unit.encrypt(&mechanism(self.mech.as_ref())?, &key(self.key.as_ref())?, &self.plain)?.into();
         Ok(wire::EncryptSingleResponse { ciphered })
     }
 }
@@ -71,8 +72,9 @@ impl Call for wire::DecryptSingleRequest {
     type Answer = wire::DecryptSingleResponse;
     const KIND: Kind = Kind::Quick;
 
-    fn carry_out(self, unit: &CryptoUnit) -> Result<Self::Answer> {
-        let plain = unit.decrypt(&mechanism(self.mech)?, &key(self.key)?, &self.ciphered)?;
+    fn carry_out(&self, unit: &CryptoUnit) -> Result<Self::Answer> {
+        let plain =
+            unit.decrypt(&mechanism(self.mech.as_ref())?, &key(self.key.as_ref())?, &self.ciphered)?;
         Ok(wire::DecryptSingleResponse { plain: Bytes::from_owner(plain) })
     }
 }
@@ -81,8 +83,9 @@ impl Call for wire::SignSingleRequest {
     type Answer = wire::SignSingleResponse;
     const KIND: Kind = Kind::Quick;
 
-    fn carry_out(self, unit: &CryptoUnit) -> Result<Self::Answer> {
-        let signature = unit.sign(&mechanism(self.mech)?, &key(self.priv_key)?, &self.data)?.into();
+    fn carry_out(&self, unit: &CryptoUnit) -> Result<Self::Answer> {
+        let signature =
+            unit.sign(&mechanism(self.mech.as_ref())?, &key(self.priv_key.as_ref())?, &self.data)?.into();
         Ok(wire::SignSingleResponse { signature })
     }
 }
@@ -91,8 +94,13 @@ impl Call for wire::VerifySingleRequest {
     type Answer = wire::VerifySingleResponse;
     const KIND: Kind = Kind::Quick;
 
-    fn carry_out(self, unit: &CryptoUnit) -> Result<Self::Answer> {
-        unit.verify(&mechanism(self.mech)?, &key(self.pub_key)?, &self.data, &self.signature)?;
+    fn carry_out(&self, unit: &CryptoUnit) -> Result<Self::Answer> {
+        unit.verify(
+            &mechanism(self.mech.as_ref())?,
+            &key(self.pub_key.as_ref())?,
+            &self.data,
+            &self.signature,
+        )?;
         Ok(wire::VerifySingleResponse {})
     }
 }
@@ -101,8 +109,8 @@ impl Call for wire::GenerateKeyRequest {
     type Answer = wire::GenerateKeyResponse;
     const KIND: Kind = Kind::Sealing;
 
-    fn carry_out(self, unit: &CryptoUnit) -> Result<Self::Answer> {
-        let made = unit.generate_key(&mechanism(self.mech)?, &attributes(self.template)?)?;
+    fn carry_out(&self, unit: &CryptoUnit) -> Result<Self::Answer> {
+        let made = unit.generate_key(&mechanism(self.mech.as_ref())?, &attributes(&self.template)?)?;
         Ok(wire::GenerateKeyResponse {
             key_bytes: bytes(&made),
             check_sum: check_sum(&made)?,
@@ -115,9 +123,9 @@ impl Call for wire::GenerateKeyPairRequest {
     type Answer = wire::GenerateKeyPairResponse;
     const KIND: Kind = Kind::Sealing;
 
-    fn carry_out(self, unit: &CryptoUnit) -> Result<Self::Answer> {
-        let (public, private) = (attributes(self.pub_key_template)?, attributes(self.priv_key_template)?);
-        let (public, private) = unit.generate_key_pair(&mechanism(self.mech)?, &public, &private)?;
+    fn carry_out(&self, unit: &CryptoUnit) -> Result<Self::Answer> {
+        let (public, private) = (attributes(&self.pub_key_template)?, attributes(&self.priv_key_template)?);
+        let (public, private) = unit.generate_key_pair(&mechanism(self.mech.as_ref())?, &public, &private)?;
         Ok(wire::GenerateKeyPairResponse {
             priv_key_bytes: bytes(&private),
             pub_key_bytes: bytes(&public),
@@ -131,8 +139,10 @@ impl Call for wire::WrapKeyRequest {
     type Answer = wire::WrapKeyResponse;
     const KIND: Kind = Kind::Slow;
 
-    fn carry_out(self, unit: &CryptoUnit) -> Result<Self::Answer> {
-        let wrapped = unit.wrap_key(&mechanism(self.mech)?, &key(self.ke_k)?, &key(self.key)?)?.into();
+    fn carry_out(&self, unit: &CryptoUnit) -> Result<Self::Answer> {
+        let wrapped = unit
+            .wrap_key(&mechanism(self.mech.as_ref())?, &key(self.ke_k.as_ref())?, &key(self.key.as_ref())?)?
+            .into();
         Ok(wire::WrapKeyResponse { wrapped })
     }
 }
@@ -141,9 +151,9 @@ impl Call for wire::UnwrapKeyRequest {
     type Answer = wire::UnwrapKeyResponse;
     const KIND: Kind = Kind::Sealing;
 
-    fn carry_out(self, unit: &CryptoUnit) -> Result<Self::Answer> {
-        let (mechanism, template) = (mechanism(self.mech)?, attributes(self.template)?);
-        let made = unit.unwrap_key(&mechanism, &key(self.ke_k)?, &self.wrapped, &template)?;
+    fn carry_out(&self, unit: &CryptoUnit) -> Result<Self::Answer> {
+        let (mechanism, template) = (mechanism(self.mech.as_ref())?, attributes(&self.template)?);
+        let made = unit.unwrap_key(&mechanism, &key(self.ke_k.as_ref())?, &self.wrapped, &template)?;
         Ok(wire::UnwrapKeyResponse {
             unwrapped_bytes: bytes(&made),
             check_sum: check_sum(&made)?,
@@ -156,9 +166,9 @@ impl Call for wire::DeriveKeyRequest {
     type Answer = wire::DeriveKeyResponse;
     const KIND: Kind = Kind::Sealing;
 
-    fn carry_out(self, unit: &CryptoUnit) -> Result<Self::Answer> {
-        let (mechanism, template) = (mechanism(self.mech)?, attributes(self.template)?);
-        let made = unit.derive_key(&mechanism, &key(self.base_key)?, &template)?;
+    fn carry_out(&self, unit: &CryptoUnit) -> Result<Self::Answer> {
+        let (mechanism, template) = (mechanism(self.mech.as_ref())?, attributes(&self.template)?);
+        let made = unit.derive_key(&mechanism, &key(self.base_key.as_ref())?, &template)?;
         Ok(wire::DeriveKeyResponse {
             new_key_bytes: bytes(&made),
             check_sum: check_sum(&made)?,
@@ -171,12 +181,12 @@ impl Call for wire::GetAttributeValueRequest {
     type Answer = wire::GetAttributeValueResponse;
     const KIND: Kind = Kind::Slow;
 
-    fn carry_out(self, unit: &CryptoUnit) -> Result<Self::Answer> {
+    fn carry_out(&self, unit: &CryptoUnit) -> Result<Self::Answer> {
         let object = blob(&self.object)?;
         if self.attributes.len() > MAX_ATTRIBUTES {
             return Err(Error::new(CKR_ARGUMENTS_BAD, "at most 128 attributes may be asked for"));
         }
-        let values = self.attributes.into_keys().map(|kind| {
+        let values = self.attributes.keys().map(|&kind| {
             let value = Bytes::from_owner(unit.attribute(&object, kind)?);
             Ok((kind, wire::AttributeValue { one_attr: Some(OneAttr::AttributeB(value)) }))
         });
@@ -188,8 +198,8 @@ impl Call for wire::SetAttributeValueRequest {
     type Answer = wire::SetAttributeValueResponse;
     const KIND: Kind = Kind::Sealing;
 
-    fn carry_out(self, unit: &CryptoUnit) -> Result<Self::Answer> {
-        let changed = unit.change_object(&blob(&self.object)?, &attributes(self.attributes)?, false)?;
+    fn carry_out(&self, unit: &CryptoUnit) -> Result<Self::Answer> {
+        let changed = unit.change_object(&blob(&self.object)?, &attributes(&self.attributes)?, false)?;
         Ok(wire::SetAttributeValueResponse { object: bytes(&changed) })
     }
 }
@@ -198,8 +208,8 @@ impl Call for wire::RewrapKeyBlobRequest {
     type Answer = wire::RewrapKeyBlobResponse;
     const KIND: Kind = Kind::Rewrapping;
 
-    fn carry_out(self, unit: &CryptoUnit) -> Result<Self::Answer> {
-        let old = match self.wrapped_key {
+    fn carry_out(&self, unit: &CryptoUnit) -> Result<Self::Answer> {
+        let old = match &self.wrapped_key {
             Some(message) => key(Some(message))?,
             None => blob(&self.wrapped_key_bytes)?,
         };
@@ -239,18 +249,18 @@ impl CryptoService {
         if C::KIND == Kind::Quick
             && let Some(unit) = self.region.serving_unit()
         {
-            match call.clone().carry_out(&unit) {
+            match call.carry_out(&unit) {
                 Err(error) if is_of_unit(&error) => {}
                 outcome => return outcome.map(Response::new).map_err(|error| status(&error)),
             }
         }
         let answer = self.slow.run(|| match C::KIND {
-            Kind::Sealing => self.region.seal_for_caller(|unit| call.clone().carry_out(unit)),
-            Kind::Rewrapping => self
-                .region
-                .with_another_unit(is_of_unit, || call.clone().carry_out(&*self.region.rewrapping_unit()?)),
+            Kind::Sealing => self.region.seal_for_caller(|unit| call.carry_out(unit)),
+            Kind::Rewrapping => {
+                self.region.with_another_unit(is_of_unit, || call.carry_out(&*self.region.rewrapping_unit()?))
+            }
             Kind::Quick | Kind::Slow => {
-                self.region.with_another_unit(is_of_unit, || call.clone().carry_out(&*self.region.unit()?))
+                self.region.with_another_unit(is_of_unit, || call.carry_out(&*self.region.unit()?))
             }
         });
         answer.map(Response::new).map_err(|error| status(&error))

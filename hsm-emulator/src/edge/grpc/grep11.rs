@@ -15,24 +15,24 @@ use crate::units::{Attributes, Error, KeyBlob, Result, vendor};
 ///
 /// # Errors
 /// `CKR_ARGUMENTS_BAD` if it is missing, `CKR_MECHANISM_PARAM_INVALID`.
-pub fn mechanism(message: Option<wire::Mechanism>) -> Result<Mechanism> {
+pub fn mechanism(message: Option<&wire::Mechanism>) -> Result<Mechanism> {
     let message = message.ok_or_else(|| Error::new(CKR_ARGUMENTS_BAD, "the mechanism is missing"))?;
-    let parameter = match message.parameter {
+    let parameter = match &message.parameter {
         None => Parameter::None,
-        Some(WireParameter::ParameterB(bytes)) => Parameter::Bytes(bytes.into()),
+        Some(WireParameter::ParameterB(bytes)) => Parameter::Bytes(bytes.to_vec()),
         Some(WireParameter::RsaoaepParameter(p)) => {
-            Parameter::Oaep { digest: p.hash_mech, mgf: mgf(p.mgf), label: p.encoding_parm.into() }
+            Parameter::Oaep { digest: p.hash_mech, mgf: mgf(p.mgf), label: p.encoding_parm.to_vec() }
         }
         Some(WireParameter::RsapssParameter(p)) => {
             Parameter::Pss { digest: p.hash_mech, mgf: mgf(p.mgf), salt_len: p.salt_byte_count }
         }
         Some(WireParameter::Ecdh1DeriveParameter(p)) => Parameter::Ecdh1 {
             kdf: p.kdf,
-            shared_data: p.shared_data.into(),
-            public_data: p.public_data.into(),
+            shared_data: p.shared_data.to_vec(),
+            public_data: p.public_data.to_vec(),
         },
         Some(WireParameter::AesgcmParameter(p)) => {
-            Parameter::Gcm { iv: p.iv.into(), aad: p.aad.into(), tag_bits: p.tag_bits }
+            Parameter::Gcm { iv: p.iv.to_vec(), aad: p.aad.to_vec(), tag_bits: p.tag_bits }
         }
         Some(WireParameter::AesctrParameter(p)) => Parameter::Ctr {
             counter_bits: p.counter_bits,
@@ -55,35 +55,30 @@ fn mgf(mask: i32) -> u64 {
 ///
 /// # Errors
 /// `CKR_ARGUMENTS_BAD` if it is longer than any object has attributes.
-pub fn attributes(template: HashMap<u64, wire::AttributeValue>) -> Result<Attributes> {
+pub fn attributes(template: &HashMap<u64, wire::AttributeValue>) -> Result<Attributes> {
     if template.len() > MAX_ATTRIBUTES {
         return Err(Error::new(CKR_ARGUMENTS_BAD, "a template has at most 128 attributes"));
     }
-    Ok(template
-        .into_iter()
-        .map(|(kind, value)| {
-            let bytes = match value.one_attr {
-                Some(OneAttr::AttributeB(bytes)) => bytes.into(),
-                Some(OneAttr::AttributeTf(flag)) => vec![u8::from(flag)],
-                // A big integer (PKCS #11 v3.1 section 2.1.2), as IBM's clients send it.
-                Some(OneAttr::AttributeI(number)) if kind == CKA_PUBLIC_EXPONENT => {
-                    number.to_be_bytes().into_iter().skip_while(|byte| *byte == 0).collect()
-                }
-                Some(OneAttr::AttributeI(number)) => number.to_le_bytes().to_vec(),
-                None => Vec::new(),
-            };
-            (kind, bytes)
-        })
-        .collect())
+    let value = |kind: u64, value: &wire::AttributeValue| match &value.one_attr {
+        Some(OneAttr::AttributeB(bytes)) => bytes.to_vec(),
+        Some(OneAttr::AttributeTf(flag)) => vec![u8::from(*flag)],
+        // A big integer (PKCS #11 v3.1 section 2.1.2), as IBM's clients send it.
+        Some(OneAttr::AttributeI(number)) if kind == CKA_PUBLIC_EXPONENT => {
+            number.to_be_bytes().into_iter().skip_while(|byte| *byte == 0).collect()
+        }
+        Some(OneAttr::AttributeI(number)) => number.to_le_bytes().to_vec(),
+        None => Vec::new(),
+    };
+    Ok(template.iter().map(|(kind, found)| (*kind, value(*kind, found))).collect())
 }
 
 /// The key of a request.
 ///
 /// # Errors
 /// `CKR_IBM_BLOBKEY_CONFLICT` if it is missing or no blob.
-pub fn key(message: Option<wire::KeyBlob>) -> Result<KeyBlob> {
-    let bytes = message.and_then(|blob| blob.key_blobs.into_iter().next());
-    blob(&bytes.ok_or_else(|| Error::new(vendor::CKR_IBM_BLOBKEY_CONFLICT, "the key is missing"))?)
+pub fn key(message: Option<&wire::KeyBlob>) -> Result<KeyBlob> {
+    let bytes = message.and_then(|blob| blob.key_blobs.first());
+    blob(bytes.ok_or_else(|| Error::new(vendor::CKR_IBM_BLOBKEY_CONFLICT, "the key is missing"))?)
 }
 
 /// A blob.

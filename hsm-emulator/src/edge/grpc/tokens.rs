@@ -42,16 +42,16 @@ impl TokensService {
             if !is_slow(&call)
                 && let Some(unit) = self.region.serving_unit()
             {
-                match self.call(&unit, call.clone()) {
+                match self.call(&unit, &call) {
                     Err(error) if is_of_unit(&error) => {}
                     outcome => return outcome,
                 }
             }
             self.slow.run(|| {
                 if seals(&call) {
-                    return self.region.seal_for_caller(|unit| self.call(unit, call.clone()));
+                    return self.region.seal_for_caller(|unit| self.call(unit, &call));
                 }
-                self.region.with_another_unit(is_of_unit, || self.call(&*self.region.unit()?, call.clone()))
+                self.region.with_another_unit(is_of_unit, || self.call(&*self.region.unit()?, &call))
             })
         });
         proto::Response { answer: Some(answer.unwrap_or_else(|e| Answer::Error(error(&e)))) }
@@ -62,7 +62,7 @@ impl TokensService {
         Ok(Answer::ListTokens(proto::ListTokensResponse { tokens }))
     }
 
-    fn call(&self, unit: &CryptoUnit, call: Call) -> Result<Answer> {
+    fn call(&self, unit: &CryptoUnit, call: &Call) -> Result<Answer> {
         Ok(match call {
             Call::GenerateRandom(r) => Answer::GenerateRandom(r.carry_out(unit)?),
             Call::Encrypt(r) => Answer::Encrypt(r.carry_out(unit)?),
@@ -77,11 +77,11 @@ impl TokensService {
             Call::GetAttributeValue(r) => Answer::GetAttributeValue(r.carry_out(unit)?),
             Call::SetAttributeValue(r) => Answer::SetAttributeValue(r.carry_out(unit)?),
             Call::CopyObject(r) => {
-                let copy = unit.change_object(&blob(&r.object)?, &attributes(r.changes)?, true)?;
+                let copy = unit.change_object(&blob(&r.object)?, &attributes(&r.changes)?, true)?;
                 Answer::CopyObject(proto::CopyObjectResponse { object: bytes(&copy) })
             }
             Call::CreateObject(r) => {
-                let made = unit.create_object(&attributes(r.template)?)?;
+                let made = unit.create_object(&attributes(&r.template)?)?;
                 Answer::CreateObject(proto::CreateObjectResponse { object: bytes(&made) })
             }
             Call::ListTokens(_) => self.list()?,
@@ -94,7 +94,7 @@ impl TokensService {
                 Answer::Login(proto::LoginResponse { grant })
             }
             Call::InitPin(r) => {
-                self.tokens.init_pin(&Grant(r.grant.into()), &r.pin)?;
+                self.tokens.init_pin(&Grant(r.grant.to_vec()), &r.pin)?;
                 Answer::InitPin(proto::InitPinResponse {})
             }
             Call::SetPin(r) => {
@@ -102,7 +102,7 @@ impl TokensService {
                 Answer::SetPin(proto::SetPinResponse {})
             }
             Call::PutObject(r) => {
-                let (grant, id) = (grant(r.grant), object_id(&r.id)?);
+                let (grant, id) = (grant(&r.grant), object_id(&r.id)?);
                 let object = blob(&r.object)?;
                 let replaces = (!r.replaces.is_empty()).then(|| blob(&r.replaces)).transpose()?;
                 let revision =
@@ -111,11 +111,11 @@ impl TokensService {
             }
             Call::DeleteObject(r) => {
                 let revision =
-                    self.tokens.delete_object(&r.serial, grant(r.grant).as_ref(), object_id(&r.id)?)?;
+                    self.tokens.delete_object(&r.serial, grant(&r.grant).as_ref(), object_id(&r.id)?)?;
                 Answer::DeleteObject(proto::DeleteObjectResponse { revision })
             }
             Call::Changes(r) => {
-                let changes = self.tokens.changes(&r.serial, grant(r.grant).as_ref(), r.since)?;
+                let changes = self.tokens.changes(&r.serial, grant(&r.grant).as_ref(), r.since)?;
                 Answer::Changes(proto::ChangesResponse {
                     revision: changes.revision,
                     more: changes.more,
@@ -176,8 +176,8 @@ fn user(user: proto::User) -> User {
     }
 }
 
-fn grant(bytes: Bytes) -> Option<Grant> {
-    (!bytes.is_empty()).then(|| Grant(bytes.into()))
+fn grant(bytes: &Bytes) -> Option<Grant> {
+    (!bytes.is_empty()).then(|| Grant(bytes.to_vec()))
 }
 
 fn object_id(bytes: &Bytes) -> Result<ObjectId> {
