@@ -359,13 +359,14 @@ fn a_kill_leaves_nothing_half_made_that_passes_for_whole() {
         // Half made, unless the kill came when all was written and it had no name yet.
         if verify(&desk.path(name)).is_ok() {
             restore(&desk.path(name), &desk.path("left-over")).expect("restore");
-            assert!(files(&desk.path("left-over")) == files(&desk.path("hsm")), "what verifies is whole");
+            assert!(files(&desk.path("left-over")) == expected, "what verifies is whole");
             fs::remove_dir_all(desk.path("left-over")).expect("remove");
         }
     }
     // What was left over is in nobody's way.
     desk.ok("backup --state HSM --out FILE");
     desk.ok("restore --state NEW --from FILE");
+    assert!(files(&desk.path("new")) == expected, "every backup of the same state has the same in it");
 }
 
 #[test]
