@@ -19,7 +19,8 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
 use zeroize::Zeroizing;
 
-use super::{Authorization, Error, Pretty, Remote, SharedKeystore, message};
+use super::remote::{Authorization, Remote};
+use super::{Error, Pretty, SharedKeystore, message};
 
 /// What can be done about a pair.
 #[derive(Subcommand)]
