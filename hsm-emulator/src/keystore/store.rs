@@ -114,11 +114,6 @@ impl Keystore {
         &self.gate
     }
 
-    /// Where it is.
-    pub fn location(&self) -> &Location {
-        &self.location
-    }
-
     /// May other machines use it too?
     pub fn is_shared(&self) -> bool {
         self.location.is_shared()
