@@ -6,32 +6,22 @@ mod pkcs11_fixture;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
 use cryptoki::mechanism::Mechanism;
 use cryptoki::object::Attribute;
-use cryptoki::session::{Session, UserType};
-use cryptoki::types::AuthPin;
+use cryptoki::session::Session;
 use rustix::process::Signal;
 
-use pkcs11_fixture::{Server, built};
+use pkcs11_fixture::Server;
+use pkcs11_fixture::library::{library, new_token, set_environment, user_session};
 
 /// One story, because the library has one state for the process.
 #[test]
 fn sessions_go_on_in_the_other_region_and_come_home() {
     let mut home = Server::start();
     set_environment(&home.environment());
-    let pkcs11 = Pkcs11::new(built("libhsm_pkcs11.so")).expect("the library is built");
-    let initialize = || pkcs11.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)).unwrap();
-    initialize();
-    let slot = pkcs11.get_all_slots().unwrap()[0];
-    let pin = |text: &str| AuthPin::new(text.into());
-    pkcs11.init_token(slot, &pin("12345678"), "failover").unwrap();
+    let pkcs11 = library();
     {
-        let session = pkcs11.open_rw_session(slot).unwrap();
-        session.login(UserType::So, Some(&pin("12345678"))).unwrap();
-        session.init_pin(&pin("1234")).unwrap();
-        session.logout().unwrap();
-        session.login(UserType::User, Some(&pin("1234"))).unwrap();
+        let session = user_session(&pkcs11, new_token(&pkcs11, "failover"));
         let template = [Attribute::ValueLen(32.into()), Attribute::Token(true), Attribute::Label("k".into())];
         session.generate_key(&Mechanism::AesKeyGen, &template).unwrap();
     }
@@ -44,11 +34,9 @@ fn sessions_go_on_in_the_other_region_and_come_home() {
         [endpoints, key_file]
     };
     set_environment(&[both, key_file]);
-    let pkcs11 = Pkcs11::new(built("libhsm_pkcs11.so")).unwrap();
-    pkcs11.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)).unwrap();
+    let pkcs11 = library();
     let slot = pkcs11.get_all_slots().unwrap()[0];
-    let session = pkcs11.open_rw_session(slot).unwrap();
-    session.login(UserType::User, Some(&pin("1234"))).unwrap();
+    let session = user_session(&pkcs11, slot);
     let key = session.find_objects(&[Attribute::Label("k".into())]).unwrap()[0];
     let encrypt = |session: &Session| session.encrypt(&Mechanism::AesEcb, key, &[1; 16]);
     let expected = encrypt(&session).unwrap();
@@ -101,24 +89,12 @@ fn sessions_go_on_in_the_other_region_and_come_home() {
     drop(session);
     pkcs11.finalize().unwrap();
     home.kill();
-    let pkcs11 = Pkcs11::new(built("libhsm_pkcs11.so")).unwrap();
-    pkcs11.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)).unwrap();
-    let session = pkcs11.open_rw_session(pkcs11.get_all_slots().unwrap()[0]).unwrap();
-    session.login(UserType::User, Some(&pin("1234"))).unwrap();
+    let pkcs11 = library();
+    let session = user_session(&pkcs11, pkcs11.get_all_slots().unwrap()[0]);
     assert_eq!(session.find_objects(&[Attribute::Label("k".into())]).unwrap().len(), 1);
     // Without either, an error at once.
     away.kill();
     let started = Instant::now();
     assert!(session.generate_random_vec(100_000).is_err());
     assert!(started.elapsed() < Duration::from_secs(10));
-}
-
-fn set_environment(variables: &[(&'static str, String)]) {
-    for (name, value) in variables {
-        // SAFETY: the only test of this program, while it has no other threads.
-        #[allow(unsafe_code)]
-        unsafe {
-            std::env::set_var(name, value);
-        }
-    }
 }

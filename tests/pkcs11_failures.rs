@@ -7,37 +7,23 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
 use cryptoki::error::{Error, RvError};
 use cryptoki::mechanism::Mechanism;
 use cryptoki::object::Attribute;
-use cryptoki::session::{Session, UserType};
-use cryptoki::types::AuthPin;
+use cryptoki::session::Session;
 use rustix::process::Signal;
 
-use pkcs11_fixture::{Server, built};
+use pkcs11_fixture::Server;
+use pkcs11_fixture::library::{library, new_token, set_environment, user_session};
 
 /// One story, because the library has one state for the process.
 #[test]
 fn the_library_outlives_its_server() {
     let mut server = Server::start();
-    for (name, value) in server.environment() {
-        // SAFETY: the only test of this program, before it starts threads.
-        #[allow(unsafe_code)]
-        unsafe {
-            std::env::set_var(name, value);
-        }
-    }
-    let pkcs11 = Pkcs11::new(built("libhsm_pkcs11.so")).expect("the library is built");
-    pkcs11.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)).unwrap();
-    let slot = pkcs11.get_all_slots().unwrap()[0];
-    let pin = |text: &str| AuthPin::new(text.into());
-    pkcs11.init_token(slot, &pin("12345678"), "failures").unwrap();
-    let session = pkcs11.open_rw_session(slot).unwrap();
-    session.login(UserType::So, Some(&pin("12345678"))).unwrap();
-    session.init_pin(&pin("1234")).unwrap();
-    session.logout().unwrap();
-    session.login(UserType::User, Some(&pin("1234"))).unwrap();
+    set_environment(&server.environment());
+    let pkcs11 = library();
+    let slot = new_token(&pkcs11, "failures");
+    let session = user_session(&pkcs11, slot);
     let key = session
         .generate_key(&Mechanism::AesKeyGen, &[Attribute::ValueLen(32.into()), Attribute::Token(true)]);
     let key = key.unwrap();

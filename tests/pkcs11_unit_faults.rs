@@ -6,34 +6,19 @@ mod pkcs11_fixture;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
 use cryptoki::mechanism::Mechanism;
 use cryptoki::object::Attribute;
-use cryptoki::session::UserType;
-use cryptoki::types::AuthPin;
 
-use pkcs11_fixture::{Server, built};
+use pkcs11_fixture::Server;
+use pkcs11_fixture::library::{library, new_token, set_environment, user_session};
 
 #[test]
 fn a_unit_that_fails_costs_no_call() {
     let server = Server::start();
-    for (name, value) in server.environment() {
-        // SAFETY: the only test of this program, while it has no other threads.
-        #[allow(unsafe_code)]
-        unsafe {
-            std::env::set_var(name, value);
-        }
-    }
-    let pkcs11 = Pkcs11::new(built("libhsm_pkcs11.so")).expect("the library is built");
-    pkcs11.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)).unwrap();
-    let slot = pkcs11.get_all_slots().unwrap()[0];
-    let pin = |text: &str| AuthPin::new(text.into());
-    pkcs11.init_token(slot, &pin("12345678"), "faults").unwrap();
-    let session = pkcs11.open_rw_session(slot).unwrap();
-    session.login(UserType::So, Some(&pin("12345678"))).unwrap();
-    session.init_pin(&pin("1234")).unwrap();
-    session.logout().unwrap();
-    session.login(UserType::User, Some(&pin("1234"))).unwrap();
+    set_environment(&server.environment());
+    let pkcs11 = library();
+    let slot = new_token(&pkcs11, "faults");
+    let session = user_session(&pkcs11, slot);
     let p256 = Attribute::EcParams(vec![0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07]);
     let (public, private) = session
         .generate_key_pair(

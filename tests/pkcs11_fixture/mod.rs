@@ -2,6 +2,8 @@
 //! are not dropped, and a panic may come between. A shell waits for the end of its input and clears up.
 #![allow(dead_code, reason = "each test program uses a part")]
 
+pub mod library;
+
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};

@@ -9,19 +9,18 @@ mod tokens;
 
 use std::sync::{Mutex, OnceLock};
 
-use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
+use cryptoki::context::Pkcs11;
 use cryptoki::error::{Error, RvError};
 use cryptoki::mechanism::Mechanism;
 use cryptoki::object::{Attribute, ObjectHandle};
-use cryptoki::session::{Session, UserType};
+use cryptoki::session::Session;
 use cryptoki::slot::Slot;
-use cryptoki::types::AuthPin;
 
 use crate::Hsm;
 pub use crate::pkcs11_fixture::built;
+use crate::pkcs11_fixture::library::{self, library, set_environment};
+pub use crate::pkcs11_fixture::library::{SO_PIN, USER_PIN, pin};
 
-pub const SO_PIN: &str = "12345678";
-pub const USER_PIN: &str = "1234";
 /// DER of the object identifiers of P-256, P-384, P-521.
 pub const P256: &[u8] = b"\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x07";
 pub const P384: &[u8] = b"\x06\x05\x2b\x81\x04\x00\x22";
@@ -37,16 +36,8 @@ pub fn hsm() -> &'static Hsm {
 pub fn pkcs11() -> &'static Pkcs11 {
     static PKCS11: OnceLock<Pkcs11> = OnceLock::new();
     PKCS11.get_or_init(|| {
-        for (name, value) in hsm().environment() {
-            // SAFETY: the first thing that any test does; what runs besides only waits for it.
-            #[allow(unsafe_code)]
-            unsafe {
-                std::env::set_var(name, value);
-            }
-        }
-        let pkcs11 = Pkcs11::new(built("libhsm_pkcs11.so")).expect("the library is built");
-        pkcs11.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)).unwrap();
-        pkcs11
+        set_environment(&hsm().environment());
+        library()
     })
 }
 
@@ -54,24 +45,12 @@ pub fn pkcs11() -> &'static Pkcs11 {
 pub fn new_token(label: &str) -> Slot {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let _lock = ONE_AT_A_TIME.lock().unwrap();
-    let slot = *pkcs11().get_all_slots().unwrap().last().unwrap();
-    pkcs11().init_token(slot, &pin(SO_PIN), label).unwrap();
-    let session = pkcs11().open_rw_session(slot).unwrap();
-    session.login(UserType::So, Some(&pin(SO_PIN))).unwrap();
-    session.init_pin(&pin(USER_PIN)).unwrap();
-    session.logout().unwrap();
-    slot
+    library::new_token(pkcs11(), label)
 }
 
 /// A session of the user with a new token.
 pub fn user_session(label: &str) -> Session {
-    let session = pkcs11().open_rw_session(new_token(label)).unwrap();
-    session.login(UserType::User, Some(&pin(USER_PIN))).unwrap();
-    session
-}
-
-pub fn pin(text: &str) -> AuthPin {
-    AuthPin::new(text.into())
+    library::user_session(pkcs11(), new_token(label))
 }
 
 /// The code of a refusal.
