@@ -18,7 +18,9 @@ die() {
     exit 1
 }
 usage_error() {
-    printf '%serror:%s %s\n  see: scripts/%s --help\n' "$RED" "$PLAIN" "$*" "${0##*/}" >&2
+    local script
+    script=$(realpath "$0")
+    printf '%serror:%s %s\n  see: %s --help\n' "$RED" "$PLAIN" "$*" "${script#"$ROOT/"}" >&2
     exit 2
 }
 
