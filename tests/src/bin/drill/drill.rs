@@ -86,7 +86,10 @@ impl<'a> Drill<'a> {
 
     fn repeat(&mut self, scenario: &Scenario, runs: usize, outcome: &mut Outcome) -> Result<(), String> {
         let mut done = Ok(());
-        for _ in 0..runs {
+        for run in 0..runs {
+            if run > 0 {
+                sleep(HOMECOMING);
+            }
             // At a moment that nothing is tied to.
             let moment = Duration::from_millis(self.dice.below(200) as u64);
             sleep(WARM_UP + moment);
@@ -321,6 +324,9 @@ fn gap(successes: &[Success], fault: Instant) -> Duration {
 
 /// Of the load, before a fault and after its end.
 const WARM_UP: Duration = Duration::from_millis(500);
+/// The PKCS #11 library looks for the home region every two seconds: whoever is still in the other one would not notice
+/// the next fault.
+const HOMECOMING: Duration = Duration::from_millis(2500);
 /// An operation of several parts, with a region that is lost meanwhile.
 const LONGEST_OPERATION: Duration = Duration::from_secs(2);
 /// A write that waits in a stopped region.

@@ -376,27 +376,29 @@ fn rotation(drill: &mut Drill) -> Result<(), String> {
     for unit_type in [UnitType::Operational, UnitType::Failover] {
         units.extend(drill.block_on(drill.pair.desk.units(unit_type))?);
     }
-    drill.fault("a new master key for all crypto units of both regions");
-    drill.load.set_together(true);
-    let mut committed = None;
-    for unit in &units {
-        committed = Some(drill.block_on(drill.pair.desk.commit_master_key(unit, OTHER_PARTS))?);
+    for (parts, what) in [(OTHER_PARTS, "a new master key"), (PARTS, "the first master key again")] {
+        drill.fault(&format!("{what} for all crypto units of both regions"));
+        drill.load.set_together(true);
+        let mut committed = None;
+        for unit in &units {
+            committed = Some(drill.block_on(drill.pair.desk.commit_master_key(unit, parts))?);
+        }
+        let pattern = committed.ok_or("there are no units")?;
+        drill.say(&format!("committed in {} crypto units: {}", units.len(), &pattern.to_hex()[..16]));
+        let keys = drill.block_on(drill.pair.desk.reencrypt(&pattern))?;
+        drill.say(&format!("{keys} stored keys are re-encrypted in us-south, and in us-east by that"));
+        for unit in &units {
+            drill.block_on(drill.pair.desk.set_immediate(unit))?;
+            drill.say(&format!("{} has it", unit.location));
+            drill.goes_on()?;
+        }
+        drill.writes_go_on()?;
+        until("the checks are green", || Ok(drill.pair.status(HOME)?.1 == 0))?;
+        for region in [HOME, AWAY] {
+            drill.uses_keys(region)?;
+        }
+        drill.say("all checks are green, and both regions wrap and unwrap");
     }
-    let pattern = committed.ok_or("there are no units")?;
-    drill.say(&format!("committed in {} crypto units: {}", units.len(), &pattern.to_hex()[..16]));
-    let keys = drill.block_on(drill.pair.desk.reencrypt(&pattern))?;
-    drill.say(&format!("{keys} stored keys are re-encrypted in us-south, and in us-east by that"));
-    for unit in &units {
-        drill.block_on(drill.pair.desk.set_immediate(unit))?;
-        drill.say(&format!("{} has it", unit.location));
-        drill.goes_on()?;
-    }
-    drill.writes_go_on()?;
-    until("the checks are green", || Ok(drill.pair.status(HOME)?.1 == 0))?;
-    for region in [HOME, AWAY] {
-        drill.uses_keys(region)?;
-    }
-    drill.say("all checks are green, and both regions wrap and unwrap");
     Ok(())
 }
 
