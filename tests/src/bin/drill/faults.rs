@@ -90,7 +90,7 @@ fn one(
 ) -> Result<Result<(usize, usize), Vec<String>>, String> {
     let mut dice = Dice::new(seed);
     let mut ports = Dice::new(seed ^ u64::from(std::process::id()));
-    let mut pair = Pair::new(runtime, &mut ports, &[])?;
+    let mut pair = Pair::with_clocks(runtime, &mut ports)?;
     let clients = Arc::new(Clients {
         regions: [pair.kms(0)?, pair.kms(1)?],
         begun: Instant::now(),
@@ -187,7 +187,7 @@ fn strike(pair: &mut Pair, dice: &mut Dice, region: usize) -> Result<String, Str
     let set = |pair: &Pair, line: usize, condition| {
         if line == 0 { pair.line.set(condition) } else { pair.back.set(condition) }
     };
-    Ok(match dice.below(8) {
+    Ok(match dice.below(10) {
         0 if pair.process(region)?.is_some() => {
             pair.signal(region, Signal::KILL)?;
             format!("kill {name}")
@@ -217,6 +217,19 @@ fn strike(pair: &mut Pair, dice: &mut Dice, region: usize) -> Result<String, Str
             let delay = Duration::from_millis(20 + dice.below(200) as u64);
             set(pair, region, Condition { delay, ..good });
             format!("{} ms to {name}", delay.as_millis())
+        }
+        7 if pair.process(region)?.is_some() => {
+            // For its partner there are two of it then.
+            set(pair, 0, Condition { held: true, ..good });
+            set(pair, 1, Condition { held: true, ..good });
+            pair.signal(region, Signal::KILL)?;
+            pair.start(region)?;
+            format!("restart {name}, its old connections stay")
+        }
+        8 => {
+            let days = dice.below(1000) as i64 - 500;
+            pair.set_clock(region, days)?;
+            format!("{days} days in {name}")
         }
         _ => {
             limit_files(pair, region, Some(0))?;

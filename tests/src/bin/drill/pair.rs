@@ -50,17 +50,39 @@ struct Region {
     listen: SocketAddr,
     pair_listen: SocketAddr,
     flags: Vec<String>,
+    /// A library that sets it from a file beside the directory of the region.
+    clock: Option<PathBuf>,
     process: Option<Process>,
 }
 
 impl Pair {
     /// Both initialised with the same master key, joined, with green checks. `flags` are for the failover region.
     pub fn new(runtime: &Runtime, dice: &mut Dice, flags: &[&str]) -> Result<Self, String> {
+        Self::start_both(runtime, dice, flags, None)
+    }
+
+    /// With clocks that [`Self::set_clock`] sets.
+    pub fn with_clocks(runtime: &Runtime, dice: &mut Dice) -> Result<Self, String> {
+        let places = ["/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64", "/usr/lib"];
+        let mut places = places.iter().map(|place| Path::new(place).join("faketime/libfaketime.so.1"));
+        let library = places
+            .find(|library| library.exists())
+            .ok_or("libfaketime is not installed: package faketime")?;
+        Self::start_both(runtime, dice, &[], Some(library))
+    }
+
+    fn start_both(
+        runtime: &Runtime,
+        dice: &mut Dice,
+        flags: &[&str],
+        clock: Option<PathBuf>,
+    ) -> Result<Self, String> {
         let dir = tempfile::Builder::new().prefix("hsm-drill-").tempdir().map_err(text)?;
         let region = |dice: &mut Dice, flags: &[&str]| Region {
             listen: free_address(dice),
             pair_listen: free_address(dice),
             flags: flags.iter().map(|flag| (*flag).to_owned()).collect(),
+            clock: clock.clone(),
             process: None,
         };
         let mut home = region(dice, &["--imprint"]);
@@ -203,6 +225,12 @@ impl Pair {
         Ok(())
     }
 
+    /// The date of a region is so many days ahead, within a second.
+    pub fn set_clock(&self, region: usize, days: i64) -> Result<(), String> {
+        let (file, new) = (self.state(region).with_extension("clock"), self.path("clock"));
+        fs::write(&new, format!("{days:+}d\n")).and_then(|()| fs::rename(&new, &file)).map_err(text)
+    }
+
     /// `hsm-emulator failover WORDS` in a region: what it prints, or its error.
     pub fn operator(&self, region: usize, words: &[&str]) -> Result<Value, String> {
         let mut command = Command::new(program(HSM));
@@ -242,16 +270,28 @@ impl Region {
         let endpoint = state.join("endpoint");
         fs::remove_file(&endpoint).ok();
         let log = state.with_extension("log");
-        let log = File::options().create(true).append(true).open(log).map_err(text)?;
-        let mut command = Command::new(program(HSM));
+        let lines = File::options().create(true).append(true).open(&log).map_err(text)?;
+        let mut command = server(HSM);
         command.args(["serve", "--listen", &self.listen.to_string()]);
         command.args(["--pair-listen", &self.pair_listen.to_string()]).args(&self.flags);
-        command.arg("--state").arg(state).stdin(Stdio::null()).stderr(log);
-        let process = command.spawn().map_err(|error| format!("{HSM}: {error}; build it first"))?;
+        command.arg("--state").arg(state).stdin(Stdio::null()).stderr(lines);
+        if let Some(library) = &self.clock {
+            command.env("LD_PRELOAD", library).env("FAKETIME_TIMESTAMP_FILE", state.with_extension("clock"));
+            // The date only, as an operator or a time server sets it.
+            command.env("FAKETIME_DONT_FAKE_MONOTONIC", "1").env("NO_FAKE_STAT", "1");
+            command.env("FAKETIME_CACHE_DURATION", "1");
+        }
+        let process = command.spawn().map_err(|error| format!("{HSM}: {error}"))?;
         let process = self.process.insert(Process(process));
         until("the region serves", || match process.0.try_wait().map_err(text)? {
             None => Ok(endpoint.exists()),
-            Some(status) => Err(format!("{HSM} has ended: {status}")),
+            Some(status) => {
+                let log = fs::read_to_string(&log).unwrap_or_default();
+                Err(format!(
+                    "{HSM} has ended: {status}; {}",
+                    log.lines().last().unwrap_or("it has said nothing")
+                ))
+            }
         })
     }
 
@@ -259,6 +299,13 @@ impl Region {
         let api_key = fs::read_to_string(state.join("api-key")).map_err(text)?;
         authorized(&format!("http://{}", self.listen), api_key.trim())
     }
+}
+
+/// One of this build that the kernel kills when the drill ends, however it ends.
+pub fn server(name: &str) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL"]).arg(program(name));
+    command
 }
 
 /// One of this build.

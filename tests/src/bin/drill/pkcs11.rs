@@ -2,14 +2,14 @@
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::application::{AGAIN, FAILED, PARTS, READY, SIGNED, WRONG};
 use crate::load::{Kind, Load, Success};
-use crate::pair::{Pair, Process, program};
+use crate::pair::{Pair, Process, server};
 
 /// Signs and encrypts until it is dropped.
 pub struct Pkcs11 {
@@ -21,7 +21,7 @@ impl Pkcs11 {
     /// Starts it, and waits until its token and keys are there.
     pub fn start(pair: &Pair, load: Arc<Load>) -> Result<Self, String> {
         let log = File::create(pair.path("pkcs11.log")).map_err(|error| error.to_string())?;
-        let mut process = Command::new(program("drill"))
+        let mut process = server("drill")
             .arg("--pkcs11-application")
             .env("HSM_GRPC_ENDPOINT", pair.endpoints())
             .env("HSM_API_KEY_FILE", pair.api_key_file())

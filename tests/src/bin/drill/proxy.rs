@@ -18,6 +18,8 @@ pub struct Condition {
     pub stalled_forth: bool,
     /// Nor back to it.
     pub stalled_back: bool,
+    /// One side of a connection may end: the other one does not notice.
+    pub held: bool,
     /// In each direction.
     pub delay: Duration,
 }
@@ -71,21 +73,22 @@ async fn connect(near: TcpStream, target: SocketAddr, condition: watch::Receiver
 
 /// One direction. What is read while it is delayed does not wait for what was read before.
 async fn carry(
-    from: OwnedReadHalf,
-    to: OwnedWriteHalf,
-    condition: watch::Receiver<Condition>,
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    mut condition: watch::Receiver<Condition>,
     stalled: fn(&Condition) -> bool,
 ) {
     let (sender, receiver) = mpsc::channel(PIECES);
     tokio::select! {
-        () = read(from, sender, condition.clone()) => {}
-        () = write(to, receiver, condition, stalled) => {}
+        () = read(&mut from, sender, condition.clone()) => {}
+        () = write(&mut to, receiver, condition.clone(), stalled) => {}
     }
+    condition.wait_for(|now| !now.held).await.ok();
 }
 
 type Piece = (Instant, Vec<u8>);
 
-async fn read(mut from: OwnedReadHalf, sender: mpsc::Sender<Piece>, condition: watch::Receiver<Condition>) {
+async fn read(from: &mut OwnedReadHalf, sender: mpsc::Sender<Piece>, condition: watch::Receiver<Condition>) {
     loop {
         let mut bytes = vec![0; PIECE_BYTES];
         let Ok(length @ 1..) = from.read(&mut bytes).await else { return };
@@ -98,7 +101,7 @@ async fn read(mut from: OwnedReadHalf, sender: mpsc::Sender<Piece>, condition: w
 }
 
 async fn write(
-    mut to: OwnedWriteHalf,
+    to: &mut OwnedWriteHalf,
     mut receiver: mpsc::Receiver<Piece>,
     mut condition: watch::Receiver<Condition>,
     stalled: fn(&Condition) -> bool,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{JoinHandle, sleep, spawn};
@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use crate::dice::Dice;
 use crate::load::{Kind, Load, Success};
-use crate::pair::{Pair, Process, program, until};
+use crate::pair::{Pair, Process, server, until};
 
 /// The service, killed when dropped, and its clients.
 pub struct Storage {
@@ -44,11 +44,11 @@ impl Storage {
     pub fn start(pair: &Pair, load: Arc<Load>, crn: &str, seed: u64) -> Result<Self, String> {
         let state = pair.path("cos");
         let log = File::create(pair.path("cos.log")).map_err(text)?;
-        let mut command = Command::new(program("cos-service"));
+        let mut command = server("cos-service");
         command.args(["serve", "--listen", "127.0.0.1:0", "--lease", LEASE, "--hsm", &pair.endpoints()]);
         command.arg("--hsm-api-key-file").arg(pair.api_key_file()).arg("--state").arg(&state);
         let process = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn();
-        let process = Process(process.map_err(|error| format!("cos-service: {error}; build it first"))?);
+        let process = Process(process.map_err(|error| format!("cos-service: {error}"))?);
         until("the storage service serves", || Ok(state.join("endpoint").exists()))?;
         let endpoint = fs::read_to_string(state.join("endpoint")).map_err(text)?;
         let credentials = fs::read(state.join("credentials.json")).map_err(text)?;
