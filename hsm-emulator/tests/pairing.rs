@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use clients::{create, delete, ids, initialise, load, unwrap, wait_until, wrap, wrapped};
+use clients::{create, delete, ids, initialise, load, reencrypt, unwrap, wait_until, wrap, wrapped};
 use common::operator::Operator;
 use hsm_emulator::keystore::{Effect, Expect, Keystore, Location, Write};
 use hsm_emulator::units::command::Command;
@@ -276,16 +276,7 @@ fn a_rotation_that_was_cut_off_is_finished_when_the_regions_are_together() {
         .collect();
     let patterns: Vec<_> =
         units.iter().map(|i| load(&home.unit(*i, Door::Grpc), &pair.operators, [0x11, 0x33])).collect();
-    let request = tke::ReencryptRequest { verification_pattern: patterns[0].to_hex(), abandon_other: false };
-    let last = home.block_on(async {
-        let mut progress = home.tke().reencrypt(request).await.expect("reencrypt").into_inner();
-        let mut last = None;
-        while let Some(message) = progress.message().await.expect("progress") {
-            last = Some(message);
-        }
-        last
-    });
-    assert!(last.expect("progress").complete);
+    assert!(reencrypt(&home, &patterns[0]).complete);
     drop(away);
     // The unit takes the new master key; that the stored keys follow needs the partner.
     let unit = home.unit(units[0], Door::Grpc);

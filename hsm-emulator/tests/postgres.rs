@@ -15,12 +15,13 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
-use clients::{create, delete, ids, initialise, unwrap, wait_until, wrap};
+use clients::{create, delete, ids, initialise, load, reencrypt, unwrap, wait_until, wrap};
 use common::operator::Operator;
 use database::Database;
 use hsm_emulator::keystore::{self, Effect, Expect, Keystore, Location, Write};
+use hsm_emulator::units::command::Command;
 use hsm_proto::{kms, tke};
-use server::Server;
+use server::{Door, Server};
 use tonic::Code;
 
 /// Processes of one region that share a database.
@@ -312,6 +313,59 @@ fn of_two_that_make_the_instance_at_the_same_time_one_does() {
     assert_eq!(a.list_units().instance, b.list_units().instance);
     let serving = servers.iter().filter(|server| create(server, "a key").is_ok()).count();
     assert_eq!(serving, 1, "the other one's units have no master key yet");
+}
+
+/// Each process has units of its own, and its operators give them the new master key.
+#[test]
+fn the_master_key_is_rotated_in_all_processes() {
+    let shared = Shared::new();
+    let (a, b) = (shared.begin("a"), shared.begin("b"));
+    let key = create(&a, "made before").expect("create");
+    wait_until("the key is known", || ids(&b).contains(&key));
+    let ciphertext = wrap(&b, &key);
+    let operational = |server: &Server| -> Vec<usize> {
+        let units = server.list_units().units;
+        (0..units.len()).filter(|i| units[*i].r#type() == tke::UnitType::Operational).collect()
+    };
+    let commit = |server: &Server| {
+        let load = |i: usize| load(&server.unit(i, Door::Grpc), &shared.operators, [0x11, 0x33]);
+        operational(server).into_iter().map(load).last().expect("units")
+    };
+    let pattern = commit(&a);
+    assert_eq!(commit(&b), pattern);
+    let (stop, used) = (AtomicBool::new(false), AtomicUsize::new(0));
+    thread::scope(|scope| {
+        // As clients with both endpoints: one of them answers at any time.
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                let opened = unwrap(&b, &key, &ciphertext).or_else(|_| unwrap(&a, &key, &ciphertext));
+                assert_eq!(opened.expect("one of them has a unit for it"), [7; 32]);
+                used.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        assert!(reencrypt(&a, &pattern).complete);
+        let refused = create(&b, "sealed under what is about to go").expect_err("a re-encryption has begun");
+        assert!(refused.message().contains("rotat"), "{refused:?}");
+        let set = |server: &Server| {
+            for i in operational(server) {
+                let unit = server.unit(i, Door::Grpc);
+                unit.send(Command::SetImmediate, &[&shared.operators[0]]).expect("set immediate");
+            }
+        };
+        set(&a);
+        let new = create(&a, "under the new master key").expect("create");
+        wait_until("the other one's units are behind", || {
+            let refused = unwrap(&b, &key, &ciphertext).err();
+            refused.is_some_and(|refused| refused.message().contains(&pattern.to_hex()))
+        });
+        set(&b);
+        assert_eq!(unwrap(&b, &key, &ciphertext).expect("unwrap"), [7; 32]);
+        assert_eq!(unwrap(&b, &new, &wrap(&a, &new)).expect("unwrap"), [7; 32]);
+        create(&b, "by the other one").expect("create");
+        let before = used.load(Ordering::Relaxed);
+        wait_until("keys are used", || used.load(Ordering::Relaxed) > before + 20);
+        stop.store(true, Ordering::Relaxed);
+    });
 }
 
 /// `hsm-emulator ARGUMENTS` succeeds.

@@ -52,6 +52,19 @@ pub fn load(unit: &Unit<'_>, [a, b]: &[Operator; 2], parts: [u8; 2]) -> Verifica
     pattern
 }
 
+/// Everything stored, under the new master key of this pattern: how it has ended.
+pub fn reencrypt(server: &Server, pattern: &VerificationPattern) -> tke::ReencryptProgress {
+    let request = tke::ReencryptRequest { verification_pattern: pattern.to_hex(), abandon_other: false };
+    server.block_on(async {
+        let mut progress = server.tke().reencrypt(request).await.expect("re-encrypt").into_inner();
+        let mut last = None;
+        while let Some(message) = progress.message().await.expect("progress") {
+            last = Some(message);
+        }
+        last.expect("progress")
+    })
+}
+
 pub fn create(server: &Server, name: &str) -> Result<String, tonic::Status> {
     let request = kms::CreateRootKeyRequest { name: name.to_owned(), material: Vec::new() };
     Ok(server.block_on(server.kms().create_root_key(request))?.into_inner().id)
