@@ -10,6 +10,7 @@ mod server;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command as Process;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -293,6 +294,40 @@ fn a_rotation_that_was_cut_off_is_finished_when_the_regions_are_together() {
         progress.expect("progress").into_inner().verification_pattern.is_empty()
     });
     assert_eq!(unwrap(&home, &key, &ciphertext).expect("by the first unit"), [7; 32]);
+}
+
+/// The failover region has a change before the primary region knows that: nobody may see the two in the other order.
+#[test]
+fn what_is_seen_changed_in_one_region_is_not_seen_unchanged_in_the_other() {
+    let (_pair, home, away) = Pair::new();
+    let key = create(&home, "rotated without a pause").expect("create");
+    let (stop, seen) = (AtomicBool::new(false), Mutex::new(Vec::new()));
+    let rotate = || {
+        let request = kms::RotateRequest { key: key.clone(), material: Vec::new() };
+        home.block_on(home.kms().rotate(request)).expect("rotate").into_inner().versions
+    };
+    let versions = thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    let pair = [&away, &home, &away].map(|server| wrapped(server, &key).key_version);
+                    seen.lock().expect("lock").push(pair);
+                }
+            });
+        }
+        let mut versions = Vec::new();
+        for _ in 0..300 {
+            versions = rotate();
+        }
+        stop.store(true, Ordering::Relaxed);
+        versions
+    });
+    // Newest first.
+    let age = |version: &String| versions.iter().position(|known| known.id == *version).expect("a version");
+    for pair in seen.into_inner().expect("lock") {
+        let ages = pair.each_ref().map(age);
+        assert!(ages.is_sorted_by(|before, after| before >= after), "a version came back: {ages:?}");
+    }
 }
 
 #[test]

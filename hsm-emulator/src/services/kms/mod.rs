@@ -1,4 +1,5 @@
 //! Root keys: Key Protect's service without its HTTP face.
 
 pub mod lifecycle;
+mod on_its_way;
 pub mod root_keys;

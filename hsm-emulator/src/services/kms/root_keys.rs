@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::lifecycle::{Action, State};
-use crate::keystore::{self, Change, Effect, Expect, Record, Write};
+use super::on_its_way::OnItsWay;
+use crate::keystore::{self, Change, Effect, Expect, Mode, Record, Write};
 use crate::services::clock::{Clock, rfc3339};
 use crate::services::reencryption::unstage;
 use crate::services::region::Region;
@@ -29,6 +30,8 @@ pub struct RootKeys {
     /// Position up to which there is new key material that the other region has not acknowledged, or 0: nothing is wrapped
     /// with what may be lost.
     held_back: AtomicU64,
+    /// Changes that the other region may show already.
+    on_its_way: OnItsWay,
     /// Nobody has said for too long whether the keys are as they were read.
     stale: AtomicBool,
 }
@@ -202,6 +205,7 @@ impl RootKeys {
             loaded,
             reading: Mutex::default(),
             held_back: AtomicU64::new(0),
+            on_its_way: OnItsWay::default(),
             stale: AtomicBool::new(false),
         })
     }
@@ -469,6 +473,9 @@ impl RootKeys {
             }
             self.find(&loaded, key)
         };
+        if found.as_ref().is_ok_and(|found| self.on_its_way.has(&found.id)) {
+            return None;
+        }
         let unit = self.region.serving_unit()?;
         match found.and_then(|found| work(&unit, &found)) {
             Err(Error::Unit(error)) if is_about_master_key(&error) || is_of_unit(&error) => None,
@@ -482,7 +489,7 @@ impl RootKeys {
         let mut patience = self.region.patience();
         loop {
             let outcome = self.region.with_another_unit(is_units, || {
-                self.current(key).and_then(|found| work(&*self.region.unit()?, &found))
+                self.settled(key).and_then(|found| work(&*self.region.unit()?, &found))
             });
             match outcome {
                 Err(Error::Unit(error)) if is_about_master_key(&error) => {
@@ -518,6 +525,12 @@ impl RootKeys {
             }
         }
         self.get(key)
+    }
+
+    /// The key as it is in both regions, if it is just being changed.
+    fn settled(&self, key: &str) -> Result<Arc<RootKey>> {
+        let found = self.current(key)?;
+        if self.on_its_way.wait(&found.id) { self.current(key) } else { Ok(found) }
     }
 
     /// Takes on what somebody else has changed in the keystore; `anew` if its log is another one now.
@@ -593,6 +606,9 @@ impl RootKeys {
 
     /// Keystore first: a change is seen only when it is durable. Of two at the same time one is refused.
     fn store(&self, key: RootKey, sealing: Option<&Sealing>) -> Result<Arc<RootKey>> {
+        let id = key.id.clone();
+        let is_joined = self.region.keystore().gate().mode() == Mode::Joined;
+        let _on_its_way = is_joined.then(|| self.on_its_way.begin(&id));
         let expect = match key.record_version {
             0 => Expect::Absent,
             version => Expect::Version(version),
