@@ -190,6 +190,15 @@ impl<'a> Caller<'a> {
             CKM_AES_CTR => ctr(self.structure(bytes)?)?,
             CKM_RSA_PKCS_OAEP => self.oaep(self.structure(bytes)?)?,
             CKM_ECDH1_DERIVE | CKM_ECDH1_COFACTOR_DERIVE => self.ecdh1(self.structure(bytes)?)?,
+            CKM_EDDSA => self.eddsa(self.structure(bytes)?)?,
+            CKM_AES_ECB_ENCRYPT_DATA => {
+                let given: CK_KEY_DERIVATION_STRING_DATA = self.structure(bytes)?;
+                Parameter::Bytes(self.parameter_bytes(given.pData, given.ulLen)?)
+            }
+            CKM_AES_CBC_ENCRYPT_DATA => {
+                let given: CK_AES_CBC_ENCRYPT_DATA_PARAMS = self.structure(bytes)?;
+                Parameter::Bytes([&given.iv[..], &self.parameter_bytes(given.pData, given.length)?].concat())
+            }
             CKM_RSA_PKCS_PSS
             | CKM_SHA1_RSA_PKCS_PSS
             | CKM_SHA224_RSA_PKCS_PSS
@@ -256,6 +265,13 @@ impl<'a> Caller<'a> {
             Ok(tag_bits @ 32..=128) if tag_bits % 8 == 0 => Ok(Parameter::Gcm { iv, aad, tag_bits }),
             _ => Err(bad_parameter("the tag of AES-GCM has 32 to 128 bits")),
         }
+    }
+
+    fn eddsa(&self, given: CK_EDDSA_PARAMS) -> Result<Parameter> {
+        if given.phFlag != CK_FALSE {
+            return Err(bad_parameter("EdDSA is offered without pre-hashing only"));
+        }
+        Ok(Parameter::Bytes(self.parameter_bytes(given.pContextData, given.ulContextDataLen)?))
     }
 
     fn oaep(&self, given: CK_RSA_PKCS_OAEP_PARAMS) -> Result<Parameter> {

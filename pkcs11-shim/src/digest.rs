@@ -1,12 +1,14 @@
 //! Message digests (section 5.10), computed here.
 
 use cryptoki_sys::*;
-use hsm_emulator::units::Result;
 use hsm_emulator::units::mechanism::Mechanism;
+use hsm_emulator::units::{Error, Result};
 use openssl::hash::MessageDigest;
 
 use crate::local::{self, Hasher};
 use crate::mechanisms::MechanismInfo;
+use crate::module::Module;
+use crate::object::{attribute_value, key};
 use crate::operation::{begin, cancel, finish, go_on, not_initialized};
 use crate::output::{Output, Room};
 use crate::session::Session;
@@ -58,6 +60,24 @@ pub fn digest_update(session: &Session, data: &[u8]) -> Result<()> {
         };
         hasher.update(data).map_err(local::failed)
     })
+}
+
+/// `C_DigestKey`: the key's value, if that may leave the HSM.
+///
+/// # Errors
+/// `CKR_OPERATION_NOT_INITIALIZED`, `CKR_KEY_HANDLE_INVALID`, `CKR_KEY_INDIGESTIBLE`.
+pub fn digest_key(module: &Module, session: &Session, handle: CK_OBJECT_HANDLE) -> Result<()> {
+    if session.operations().digest.is_none() {
+        return Err(not_initialized());
+    }
+    let indigestible =
+        || Error::new(CKR_KEY_INDIGESTIBLE, "only secret keys that are not sensitive are digested");
+    let key = key(module, session, handle)?;
+    if key.class() != Some(CKO_SECRET_KEY) || key.is(CKA_SENSITIVE) || !key.is(CKA_EXTRACTABLE) {
+        return Err(indigestible());
+    }
+    let value = attribute_value(module, &key, CKA_VALUE)?;
+    digest_update(session, value.as_bytes())
 }
 
 /// `C_DigestFinal`.

@@ -473,9 +473,8 @@ exports! {
     };
 
     /// Section 5.10.
-    initialized fn C_DigestKey(session: CK_SESSION_HANDLE, _key: CK_OBJECT_HANDLE) |call| {
-        call.session(session)?;
-        not_supported()
+    initialized fn C_DigestKey(session: CK_SESSION_HANDLE, key: CK_OBJECT_HANDLE) |call| {
+        digest::digest_key(call.module, &*call.session(session)?, key)
     };
 
     /// Section 5.10.

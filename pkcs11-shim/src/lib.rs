@@ -9,7 +9,6 @@ pub mod attribute_kinds;
 pub mod backend;
 pub mod catalogue;
 pub mod config;
-pub mod curves;
 pub mod digest;
 pub mod encryption;
 pub mod exports;

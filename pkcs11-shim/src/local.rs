@@ -57,7 +57,7 @@ impl PublicKey {
     pub fn verify(&self, mechanism: &Mechanism, data: &[u8], signature: &[u8]) -> Result<()> {
         match self.0.id() {
             Id::EC => ec::verify(&self.0, data, signature),
-            Id::ED25519 => edwards::verify(&self.0, data, signature),
+            Id::ED25519 | Id::ED448 => edwards::verify(&self.0, data, signature),
             _ => rsa::verify(mechanism, &self.0, data, signature),
         }
     }

@@ -37,6 +37,10 @@ pub enum Shape {
     Pss(Option<CK_MECHANISM_TYPE>),
     /// `CK_ECDH1_DERIVE_PARAMS`.
     Ecdh1,
+    /// `CK_EDDSA_PARAMS`, or none.
+    Eddsa,
+    /// Data, after so many bytes of an initialisation vector.
+    Data(usize),
 }
 
 impl MechanismInfo {
@@ -81,6 +85,8 @@ impl Shape {
             (Shape::Ctr, Parameter::Ctr { .. }) => true,
             (Shape::Oaep, Parameter::Oaep { .. }) => true,
             (Shape::Ecdh1, Parameter::Ecdh1 { .. }) => true,
+            (Shape::Eddsa, Parameter::None | Parameter::Bytes(_)) => true,
+            (Shape::Data(iv), Parameter::Bytes(bytes)) => bytes.len() > iv,
             (Shape::Pss(None), Parameter::Pss { digest, .. }) => local::digest_function(*digest).is_ok(),
             (Shape::Pss(Some(own)), Parameter::Pss { digest, .. }) => *digest == own,
             _ => false,
@@ -112,8 +118,8 @@ pub static MECHANISMS: &[MechanismInfo] = &[
     ec(CKM_ECDSA_SHA256, SIGNATURE, Shape::None),
     ec(CKM_ECDSA_SHA384, SIGNATURE, Shape::None),
     ec(CKM_ECDSA_SHA512, SIGNATURE, Shape::None),
-    edwards(CKM_EC_EDWARDS_KEY_PAIR_GEN, CKF_GENERATE_KEY_PAIR),
-    edwards(CKM_EDDSA, SIGNATURE),
+    edwards(CKM_EC_EDWARDS_KEY_PAIR_GEN, CKF_GENERATE_KEY_PAIR, Shape::None),
+    edwards(CKM_EDDSA, SIGNATURE, Shape::Eddsa),
     ec(CKM_ECDH1_DERIVE, CKF_DERIVE, Shape::Ecdh1),
     aes(CKM_AES_KEY_GEN, CKF_GENERATE, Shape::None),
     aes(CKM_AES_ECB, CIPHER | WRAPPING, Shape::None),
@@ -121,6 +127,10 @@ pub static MECHANISMS: &[MechanismInfo] = &[
     aes(CKM_AES_CBC_PAD, CIPHER | WRAPPING, Shape::Iv(16)),
     aes(CKM_AES_CTR, CIPHER, Shape::Ctr),
     aes(CKM_AES_GCM, CIPHER | WRAPPING, Shape::Gcm),
+    aes(CKM_AES_CMAC, SIGNATURE, Shape::None),
+    aes(CKM_AES_MAC, SIGNATURE, Shape::None),
+    aes(CKM_AES_ECB_ENCRYPT_DATA, CKF_DERIVE, Shape::Data(0)),
+    aes(CKM_AES_CBC_ENCRYPT_DATA, CKF_DERIVE, Shape::Data(16)),
     aes(CKM_AES_KEY_WRAP, WRAPPING, Shape::None),
     aes(CKM_AES_KEY_WRAP_PAD, WRAPPING, Shape::None),
     aes(CKM_AES_KEY_WRAP_KWP, WRAPPING, Shape::None),
@@ -147,12 +157,12 @@ const fn rsa(kind: CK_MECHANISM_TYPE, flags: CK_FLAGS, shape: Shape) -> Mechanis
 
 const fn ec(kind: CK_MECHANISM_TYPE, flags: CK_FLAGS, shape: Shape) -> MechanismInfo {
     let flags = flags | CKF_EC_F_P | CKF_EC_NAMEDCURVE | CKF_EC_UNCOMPRESS;
-    MechanismInfo { kind, key_types: &[CKK_EC], key_sizes: (224, 521), flags, shape }
+    MechanismInfo { kind, key_types: &[CKK_EC], key_sizes: (192, 521), flags, shape }
 }
 
-const fn edwards(kind: CK_MECHANISM_TYPE, flags: CK_FLAGS) -> MechanismInfo {
+const fn edwards(kind: CK_MECHANISM_TYPE, flags: CK_FLAGS, shape: Shape) -> MechanismInfo {
     let flags = flags | CKF_EC_F_P | CKF_EC_NAMEDCURVE | CKF_EC_COMPRESS;
-    MechanismInfo { kind, key_types: &[CKK_EC_EDWARDS], key_sizes: (256, 256), flags, shape: Shape::None }
+    MechanismInfo { kind, key_types: &[CKK_EC_EDWARDS], key_sizes: (256, 456), flags, shape }
 }
 
 const fn aes(kind: CK_MECHANISM_TYPE, flags: CK_FLAGS, shape: Shape) -> MechanismInfo {

@@ -7,11 +7,10 @@ use std::sync::Arc;
 
 use cryptoki_sys::*;
 use hsm_emulator::units::Result;
-use hsm_emulator::units::mechanism::{Mechanism, digest, edwards};
+use hsm_emulator::units::mechanism::{Mechanism, aes, digest, ec, edwards};
 use openssl::hash::MessageDigest;
 use zeroize::Zeroizing;
 
-use crate::curves;
 use crate::local::{self, Hasher};
 use crate::module::Module;
 use crate::object::Object;
@@ -209,7 +208,9 @@ impl Scheme {
             let mechanism = Mechanism { kind: raw, parameter: mechanism.parameter };
             return Self { mechanism, hash: Hash::Here(digest, function) };
         }
-        let hash = if digest::hmac_digest(mechanism.kind).is_some() { Hash::Inside } else { Hash::None };
+        let is_mac =
+            digest::hmac_digest(mechanism.kind).is_some() || aes::mac_bytes(mechanism.kind).is_some();
+        let hash = if is_mac { Hash::Inside } else { Hash::None };
         Self { mechanism, hash }
     }
 
@@ -232,9 +233,12 @@ pub fn signature_bytes(key: &Object, mechanism: &Mechanism) -> usize {
     if let Some(Ok(function)) = digest::hmac_digest(mechanism.kind).map(local::digest_function) {
         return function.size();
     }
+    if let Some(bytes) = aes::mac_bytes(mechanism.kind) {
+        return bytes;
+    }
     match key.key_type() {
         Some(CKK_RSA) => key.attributes.get(CKA_MODULUS).map_or(0, <[u8]>::len),
-        Some(CKK_EC_EDWARDS) => edwards::SIGNATURE_BYTES,
-        _ => 2 * curves::order_bytes(&key.attributes).unwrap_or(curves::LARGEST_ORDER_BYTES),
+        Some(CKK_EC_EDWARDS) => edwards::signature_bytes(&key.attributes),
+        _ => 2 * ec::order_bytes(&key.attributes),
     }
 }

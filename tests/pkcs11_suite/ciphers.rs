@@ -2,6 +2,7 @@
 
 use cryptoki::error::RvError;
 use cryptoki::mechanism::aead::GcmParams;
+use cryptoki::mechanism::ekdf::AesCbcDeriveParams;
 use cryptoki::mechanism::rsa::{PkcsMgfType, PkcsOaepParams, PkcsOaepSource};
 use cryptoki::mechanism::vendor_defined::VendorDefinedMechanism;
 use cryptoki::mechanism::{Mechanism, MechanismType};
@@ -257,4 +258,54 @@ fn digests_are_the_published_ones_in_one_part_and_in_many() {
         session.digest_update(b"bc").unwrap();
         assert_eq!(hex::encode(session.digest_final().unwrap()), expected);
     }
+}
+
+#[test]
+fn keys_are_digested_if_their_values_may_be_known() {
+    let session = user_session("digested keys");
+    let key = import(&session, "2b7e151628aed2a6abf7158809cf4f3c");
+    let expected = session.digest(
+        &Mechanism::Sha256,
+        b"before\x2b\x7e\x15\x16\x28\xae\xd2\xa6\xab\xf7\x15\x88\x09\xcf\x4f\x3cafter",
+    );
+    session.digest_init(&Mechanism::Sha256).unwrap();
+    session.digest_update(b"before").unwrap();
+    session.digest_key(key).unwrap();
+    assert_eq!(refusal(session.digest_key(aes_key(&session))), RvError::KeyIndigestible);
+    session.digest_update(b"after").unwrap();
+    assert_eq!(session.digest_final().unwrap(), expected.unwrap());
+    assert_eq!(refusal(session.digest_key(key)), RvError::OperationNotInitialized);
+}
+
+/// PKCS #11 v3.1 section 6.27: the key is what the data encrypt to, without what is too much at the end.
+#[test]
+fn keys_are_derived_by_encrypting_data() {
+    let session = user_session("encrypted data");
+    let base = import(&session, "2b7e151628aed2a6abf7158809cf4f3c");
+    session.update_attributes(base, &[Attribute::Derive(true)]).unwrap();
+    let data = [7; 32];
+    let iv = [9; 16];
+    let cbc = || Mechanism::AesCbcEncryptData(AesCbcDeriveParams::new(iv, &data));
+    let derive = |mechanism: &Mechanism, len: u64| {
+        let template = [
+            Attribute::Class(ObjectClass::SECRET_KEY),
+            Attribute::KeyType(KeyType::GENERIC_SECRET),
+            Attribute::ValueLen(len.into()),
+            Attribute::Sensitive(false),
+            Attribute::Extractable(true),
+        ];
+        let key = session.derive_key(mechanism, base, &template)?;
+        let value = session.get_attributes(key, &[AttributeType::Value])?;
+        assert!(matches!(&value[..], [Attribute::Value(_)]));
+        match value.into_iter().next() {
+            Some(Attribute::Value(value)) => Ok(value),
+            _ => Ok(Vec::new()),
+        }
+    };
+    let expected = session.encrypt(&Mechanism::AesCbc(iv), base, &data).unwrap();
+    assert_eq!(derive(&cbc(), 32).unwrap(), expected);
+    assert_eq!(derive(&cbc(), 20).unwrap(), expected[..20]);
+    assert_eq!(refusal(derive(&cbc(), 33)), RvError::DataLenRange);
+    let short = Mechanism::AesCbcEncryptData(AesCbcDeriveParams::new(iv, &data[1..]));
+    assert_eq!(refusal(derive(&short, 16)), RvError::MechanismParamInvalid);
 }

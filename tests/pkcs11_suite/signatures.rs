@@ -7,7 +7,7 @@ use cryptoki::mechanism::{Mechanism, MechanismType};
 use cryptoki::object::{Attribute, KeyType, ObjectClass, ObjectHandle};
 use cryptoki::session::{Session, UserType};
 
-use super::{P256, P384, P521, USER_PIN, ec_pair, pin, refusal, rsa_pair, user_session};
+use super::{BRAINPOOL, P192, P256, P384, P521, USER_PIN, ec_pair, pin, refusal, rsa_pair, user_session};
 
 /// Signs in one part and in many, verifies all of it, and refuses what is altered.
 fn check(session: &Session, mechanism: &Mechanism, public: ObjectHandle, private: ObjectHandle, data: &[u8]) {
@@ -64,10 +64,33 @@ fn rsa_signs_with_every_digest() {
     assert_eq!(refusal(session.sign_init(&other_digest, private)), RvError::MechanismParamInvalid);
 }
 
+/// What was signed long ago is verified, but nothing is encrypted to such a key.
+#[test]
+fn a_small_rsa_key_verifies_only() {
+    let session = user_session("small rsa");
+    let key = session
+        .create_object(&[
+            Attribute::Class(ObjectClass::PUBLIC_KEY),
+            Attribute::KeyType(KeyType::RSA),
+            Attribute::Modulus([&[0x80][..], &[0; 62], &[1]].concat()),
+            Attribute::PublicExponent(vec![1, 0, 1]),
+        ])
+        .unwrap();
+    let refused = session.verify(&Mechanism::Sha256RsaPkcs, key, b"data", &[1; 64]);
+    assert_eq!(refusal(refused), RvError::SignatureInvalid);
+    assert_eq!(refusal(session.encrypt(&Mechanism::RsaPkcs, key, b"data")), RvError::KeySizeRange);
+    let size = Attribute::ModulusBits(512.into());
+    let exponent = Attribute::PublicExponent(vec![1, 0, 1]);
+    let pair = session.generate_key_pair(&Mechanism::RsaPkcsKeyPairGen, &[size, exponent], &[]);
+    assert_eq!(refusal(pair), RvError::KeySizeRange);
+}
+
 #[test]
 fn ecdsa_signs_on_every_curve() {
     let session = user_session("ecdsa");
-    for (curve, len) in [(P256, 64), (P384, 96), (P521, 132)] {
+    let [b256, b320, b384, b512] = BRAINPOOL;
+    let brainpool = [(b256, 64), (b320, 80), (b384, 96), (b512, 128)];
+    for (curve, len) in [(P192, 48), (P256, 64), (P384, 96), (P521, 132)].into_iter().chain(brainpool) {
         let (public, private) = ec_pair(&session, curve);
         for mechanism in [
             Mechanism::EcdsaSha1,
@@ -101,6 +124,51 @@ fn ed25519_signs() {
             RvError::KeyTypeInconsistent
         );
     }
+}
+
+/// RFC 8032 section 7.4, the first test.
+#[test]
+fn ed448_gives_the_published_signature() {
+    let session = user_session("ed448");
+    let eddsa = Mechanism::Eddsa(EddsaParams::new(EddsaSignatureScheme::Ed25519));
+    let params = || Attribute::EcParams(b"\x06\x03\x2b\x65\x71".to_vec());
+    let (public, private) =
+        session.generate_key_pair(&Mechanism::EccEdwardsKeyPairGen, &[params()], &[]).unwrap();
+    check(&session, &eddsa, public, private, b"data");
+    let value = "6c82a562cb808d10d632be89c8513ebf6c929f34ddfa8c9f63c9960ef6e348a3528c8a3fcc2f044e39a3fc5b94492f8f032e7549a20098f95b";
+    let known = session
+        .create_object(&[
+            Attribute::Class(ObjectClass::PRIVATE_KEY),
+            Attribute::KeyType(KeyType::EC_EDWARDS),
+            params(),
+            Attribute::Value(hex::decode(value).unwrap()),
+            Attribute::Sign(true),
+        ])
+        .unwrap();
+    let expected = "533a37f6bbe457251f023c0d88f976ae2dfb504a843e34d2074fd823d41a591f2b233f034f628281f2fd7a22ddd47d7828c59bd0a21bfd39\
+                    80ff0d2028d4b18a9df63e006c5d1c2d345b925d8dc00b4104852db99ac5c7cdda8530a113a0f4dbb61149f05a7363268c71d95808ff2e652600";
+    assert_eq!(hex::encode(session.sign(&eddsa, known, b"").unwrap()), expected);
+}
+
+/// RFC 4493 section 4, examples 1 and 2.
+#[test]
+fn aes_gives_the_published_mac() {
+    let session = user_session("cmac");
+    let key = session
+        .create_object(&[
+            Attribute::Class(ObjectClass::SECRET_KEY),
+            Attribute::KeyType(KeyType::AES),
+            Attribute::Value(hex::decode("2b7e151628aed2a6abf7158809cf4f3c").unwrap()),
+        ])
+        .unwrap();
+    let block = hex::decode("6bc1bee22e409f96e93d7e117393172a").unwrap();
+    for (data, expected) in
+        [(&[][..], "bb1d6929e95937287fa37d129b756746"), (&block, "070a16b46b4d4144f79bdd9dd04a287c")]
+    {
+        assert_eq!(hex::encode(session.sign(&Mechanism::AesCMac, key, data).unwrap()), expected);
+    }
+    check_parts(&session, &Mechanism::AesCMac, key, key);
+    assert_eq!(refusal(session.sign_init(&Mechanism::Sha256Hmac, key)), RvError::KeyTypeInconsistent);
 }
 
 /// RFC 4231, test case 2.

@@ -2,7 +2,7 @@
 
 use cryptoki_sys::*;
 use openssl::error::ErrorStack;
-use openssl::pkey::{Id, PKey};
+use openssl::pkey::PKey;
 use zeroize::Zeroizing;
 
 use super::attributes::Attributes;
@@ -220,9 +220,8 @@ impl CryptoUnit {
                 rsa::describe(&key.rsa().map_err(|_| invalid())?, &mut draft.clear, Some(&mut draft.secret));
                 rsa::check_private_key(&draft.clear, &draft.secret)?;
             }
-            CKK_EC_EDWARDS if key.id() == Id::ED25519 => {
-                draft.clear.set(CKA_EC_PARAMS, edwards::ED25519);
-                edwards::describe(&key, &mut draft.clear, Some(&mut draft.secret))?;
+            CKK_EC_EDWARDS if edwards::is_key(&key) => {
+                edwards::describe_imported(&key, &mut draft.clear, &mut draft.secret)?;
             }
             _ => {
                 let key = key.ec_key().map_err(|_| invalid())?;

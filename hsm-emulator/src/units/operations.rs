@@ -3,7 +3,7 @@
 
 use aws_lc_rs::digest::{Context, SHA1_FOR_LEGACY_USE_ONLY, SHA256, SHA384, SHA512};
 use cryptoki_sys::*;
-use openssl::pkey::Id;
+use openssl::pkey::{Id, PKeyRef, Private};
 use zeroize::Zeroizing;
 
 use super::attributes::Attributes;
@@ -55,15 +55,16 @@ impl CryptoUnit {
     pub fn sign(&self, mechanism: &Mechanism, key: &KeyBlob, data: &[u8]) -> Result<Vec<u8>> {
         let object = self.usable(key, CKA_SIGN, mechanism)?;
         match &object.key {
+            Key::Secret(value) if is_aes(&object) => aes::mac(mechanism, value, data),
             Key::Secret(value) => match digest::hmac_digest(mechanism.kind) {
-                Some(digest) if !is_aes(&object) => hmac::sign(digest, value, data),
-                _ => Err(inconsistent()),
+                Some(digest) => hmac::sign(digest, value, data),
+                None => Err(inconsistent()),
             },
             Key::Private(key) => {
                 let (mechanism, data) = prehashed(mechanism, data)?;
                 match (key.id(), mechanism.kind) {
-                    (Id::ED25519, CKM_EDDSA | CKM_IBM_ED25519_SHA512) => {
-                        pure(&mechanism)?;
+                    (Id::ED25519, CKM_IBM_ED25519_SHA512) | (Id::ED25519 | Id::ED448, CKM_EDDSA) => {
+                        pure(&mechanism, key.id())?;
                         edwards::sign(key, &data)
                     }
                     (Id::RSA, kind) if kind != CKM_ECDSA => rsa::sign(&mechanism, key, &data),
@@ -82,15 +83,18 @@ impl CryptoUnit {
     pub fn verify(&self, mechanism: &Mechanism, key: &KeyBlob, data: &[u8], signature: &[u8]) -> Result<()> {
         let object = self.usable(key, CKA_VERIFY, mechanism)?;
         match &object.key {
+            Key::Secret(value) if is_aes(&object) => {
+                hmac::compare(&aes::mac(mechanism, value, data)?, signature)
+            }
             Key::Secret(value) => match digest::hmac_digest(mechanism.kind) {
-                Some(digest) if !is_aes(&object) => hmac::verify(digest, value, data, signature),
-                _ => Err(inconsistent()),
+                Some(digest) => hmac::compare(&hmac::sign(digest, value, data)?, signature),
+                None => Err(inconsistent()),
             },
             Key::Public(key) => {
                 let (mechanism, data) = prehashed(mechanism, data)?;
                 match (key.id(), mechanism.kind) {
-                    (Id::ED25519, CKM_EDDSA | CKM_IBM_ED25519_SHA512) => {
-                        pure(&mechanism)?;
+                    (Id::ED25519, CKM_IBM_ED25519_SHA512) | (Id::ED25519 | Id::ED448, CKM_EDDSA) => {
+                        pure(&mechanism, key.id())?;
                         edwards::verify(key, &data, signature)
                     }
                     (Id::RSA, kind) if kind != CKM_ECDSA => rsa::verify(&mechanism, key, &data, signature),
@@ -155,10 +159,10 @@ impl CryptoUnit {
         self.import_unwrapped(template, &bytes)
     }
 
-    /// Derives a key: `CKM_ECDH1_DERIVE`.
+    /// Derives a key: `CKM_ECDH1_DERIVE`, `CKM_AES_ECB_ENCRYPT_DATA`, `CKM_AES_CBC_ENCRYPT_DATA`.
     ///
     /// # Errors
-    /// `CKR_MECHANISM_INVALID`, `CKR_MECHANISM_PARAM_INVALID`, and those of the template.
+    /// `CKR_MECHANISM_INVALID`, `CKR_MECHANISM_PARAM_INVALID`, `CKR_KEY_TYPE_INCONSISTENT`, and those of the template.
     pub fn derive_key(
         &self,
         mechanism: &Mechanism,
@@ -166,43 +170,27 @@ impl CryptoUnit {
         template: &Attributes,
     ) -> Result<KeyBlob> {
         let object = self.usable(base, CKA_DERIVE, mechanism)?;
-        if mechanism.kind != CKM_ECDH1_DERIVE {
-            return Err(Error::new(CKR_MECHANISM_INVALID, "keys are derived by CKM_ECDH1_DERIVE"));
-        }
-        let key = match &object.key {
-            Key::Private(key) if key.id() == Id::EC => key,
-            _ => return Err(inconsistent()),
-        };
-        let Parameter::Ecdh1 { kdf, shared_data, public_data } = &mechanism.parameter else {
-            return Err(Error::new(CKR_MECHANISM_PARAM_INVALID, "CK_ECDH1_DERIVE_PARAMS are missing"));
-        };
         let origin = Origin::Derived {
             always_sensitive: object.attributes.bool(CKA_ALWAYS_SENSITIVE) == Some(true),
             never_extractable: object.attributes.bool(CKA_NEVER_EXTRACTABLE) == Some(true),
         };
         let draft = Draft::new(template, Some(CKO_SECRET_KEY), None, origin)?;
-        let shared = ec::derive(key, public_data)?;
-        let wanted = draft.clear.ulong(CKA_VALUE_LEN).map_or(shared.len(), |len| len as usize);
-        let bytes = match *kdf {
-            // "The truncation removes bytes from the leading end of the secret value" (v3.1 section 6.3.20).
-            CKD_NULL if shared_data.is_empty() => {
-                let surplus = shared.len().checked_sub(wanted).ok_or_else(|| {
-                    Error::new(CKR_KEY_SIZE_RANGE, "CKA_VALUE_LEN is more than the curve gives")
-                })?;
-                Zeroizing::new(shared[surplus..].to_vec())
+        match (mechanism.kind, &object.key) {
+            (CKM_ECDH1_DERIVE, Key::Private(key)) if key.id() == Id::EC => {
+                let wanted = draft.clear.ulong(CKA_VALUE_LEN).map(|len| len as usize);
+                let bytes = ecdh(mechanism, key, wanted)?;
+                self.seal_derived_value(draft, &bytes, CKR_KEY_SIZE_RANGE)
             }
-            CKD_SHA1_KDF => x963(&SHA1_FOR_LEGACY_USE_ONLY, &shared, shared_data, wanted)?,
-            CKD_SHA256_KDF => x963(&SHA256, &shared, shared_data, wanted)?,
-            CKD_SHA384_KDF => x963(&SHA384, &shared, shared_data, wanted)?,
-            CKD_SHA512_KDF => x963(&SHA512, &shared, shared_data, wanted)?,
-            _ => {
-                return Err(Error::new(
-                    CKR_MECHANISM_PARAM_INVALID,
-                    "the key derivation function is not supported",
-                ));
+            // "The part discarded will be from the trailing end" (v3.1 section 6.27.3).
+            (CKM_AES_ECB_ENCRYPT_DATA | CKM_AES_CBC_ENCRYPT_DATA, Key::Secret(key)) if is_aes(&object) => {
+                let bytes = aes::encrypt_data(mechanism, key)?;
+                self.seal_derived_value(draft, &bytes, CKR_DATA_LEN_RANGE)
             }
-        };
-        self.seal_derived_value(draft, &bytes, CKR_KEY_SIZE_RANGE)
+            (CKM_ECDH1_DERIVE | CKM_AES_ECB_ENCRYPT_DATA | CKM_AES_CBC_ENCRYPT_DATA, _) => {
+                Err(inconsistent())
+            }
+            _ => Err(Error::new(CKR_MECHANISM_INVALID, "no key is derived by this mechanism")),
+        }
     }
 
     /// The key, if it may be used like this.
@@ -244,12 +232,40 @@ fn prehashed<'a>(mechanism: &Mechanism, data: &'a [u8]) -> Result<(Mechanism, st
     }
 }
 
-/// Ed25519ph and Ed25519ctx are not offered.
-fn pure(mechanism: &Mechanism) -> Result<()> {
-    if mechanism.parameter == Parameter::None {
-        return Ok(());
+/// Ed25519ph, Ed25519ctx and Ed448ph are not offered, nor a context. Ed448 comes with `CK_EDDSA_PARAMS` or without.
+fn pure(mechanism: &Mechanism, curve: Id) -> Result<()> {
+    match &mechanism.parameter {
+        Parameter::None => return Ok(()),
+        Parameter::Bytes(context) if context.is_empty() && curve == Id::ED448 => return Ok(()),
+        _ => {}
     }
-    Err(Error::new(CKR_MECHANISM_PARAM_INVALID, "Ed25519 is offered without CK_EDDSA_PARAMS only"))
+    Err(Error::new(
+        CKR_MECHANISM_PARAM_INVALID,
+        "EdDSA is offered without pre-hashing and without a context; Ed25519 takes no CK_EDDSA_PARAMS",
+    ))
+}
+
+/// What two keys share, by the parameter's key derivation function; `wanted` bytes if that is known.
+fn ecdh(mechanism: &Mechanism, key: &PKeyRef<Private>, wanted: Option<usize>) -> Result<Zeroizing<Vec<u8>>> {
+    let Parameter::Ecdh1 { kdf, shared_data, public_data } = &mechanism.parameter else {
+        return Err(Error::new(CKR_MECHANISM_PARAM_INVALID, "CK_ECDH1_DERIVE_PARAMS are missing"));
+    };
+    let shared = ec::derive(key, public_data)?;
+    let wanted = wanted.unwrap_or(shared.len());
+    match *kdf {
+        // "The truncation removes bytes from the leading end of the secret value" (v3.1 section 6.3.20).
+        CKD_NULL if shared_data.is_empty() => {
+            let surplus = shared.len().checked_sub(wanted).ok_or_else(|| {
+                Error::new(CKR_KEY_SIZE_RANGE, "CKA_VALUE_LEN is more than the curve gives")
+            })?;
+            Ok(Zeroizing::new(shared[surplus..].to_vec()))
+        }
+        CKD_SHA1_KDF => x963(&SHA1_FOR_LEGACY_USE_ONLY, &shared, shared_data, wanted),
+        CKD_SHA256_KDF => x963(&SHA256, &shared, shared_data, wanted),
+        CKD_SHA384_KDF => x963(&SHA384, &shared, shared_data, wanted),
+        CKD_SHA512_KDF => x963(&SHA512, &shared, shared_data, wanted),
+        _ => Err(Error::new(CKR_MECHANISM_PARAM_INVALID, "the key derivation function is not supported")),
+    }
 }
 
 /// ANSI X9.63: hashes of secret, counter and shared data, one after the other.

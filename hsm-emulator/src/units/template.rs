@@ -265,7 +265,7 @@ impl Class {
             CKA_ENCRYPT | CKA_DECRYPT | CKA_WRAP | CKA_UNWRAP => {
                 bool(matches!(self.key_type, Some(CKK_AES | CKK_RSA)))
             }
-            CKA_SIGN | CKA_VERIFY => bool(self.key_type != Some(CKK_AES)),
+            CKA_SIGN | CKA_VERIFY => bool(true),
             CKA_DERIVE => bool(matches!((self.class, self.key_type), (CKO_PRIVATE_KEY, Some(CKK_EC)))),
             _ => match row.default {
                 F::No => bool(false),

@@ -1,10 +1,12 @@
-//! AES: ECB, CBC, CTR, GCM and key wrap (PKCS #11 v3.1 sections 6.11 to 6.13).
+//! AES: ECB, CBC, CTR, GCM, MACs, key wrap and key derivation (PKCS #11 v3.1 sections 6.11 to 6.15, and 6.27).
 
 use aes_kw::aes::{Aes128, Aes192, Aes256};
 use aes_kw::{AesKw, AesKwp, KeyInit};
 use cryptoki_sys::*;
 use openssl::cipher::{Cipher, CipherRef};
 use openssl::cipher_ctx::CipherCtx;
+use openssl::pkey::PKey;
+use openssl::sign::Signer;
 use zeroize::Zeroizing;
 
 use super::{Mechanism, Parameter, openssl_error};
@@ -140,6 +142,63 @@ pub(in crate::units) fn unwrap(
     .map_err(|_| invalid())?;
     out.truncate(len);
     Ok(out)
+}
+
+/// `CKM_AES_CMAC` (SP 800-38B), and `CKM_AES_MAC`: half of the last block of the CBC over the zero-padded data (FIPS 113).
+pub(in crate::units) fn mac(mechanism: &Mechanism, key: &[u8], data: &[u8]) -> Result<Vec<u8>> {
+    let bytes = mac_bytes(mechanism.kind).ok_or_else(|| super::not_for(mechanism, "an AES key"))?;
+    if mechanism.parameter != Parameter::None {
+        return Err(Error::new(CKR_MECHANISM_PARAM_INVALID, "this MAC takes no parameter"));
+    }
+    let mut mac = if mechanism.kind == CKM_AES_CMAC {
+        let cipher = match key.len() {
+            16 => openssl::symm::Cipher::aes_128_cbc(),
+            24 => openssl::symm::Cipher::aes_192_cbc(),
+            32 => openssl::symm::Cipher::aes_256_cbc(),
+            _ => return Err(bad_key()),
+        };
+        let key = PKey::cmac(&cipher, key).map_err(openssl_error)?;
+        let mut signer = Signer::new_without_digest(&key).map_err(openssl_error)?;
+        signer.update(data).map_err(openssl_error)?;
+        signer.sign_to_vec().map_err(openssl_error)?
+    } else {
+        let mut padded = Zeroizing::new(vec![0; data.len().max(1).next_multiple_of(BLOCK_BYTES)]);
+        padded[..data.len()].copy_from_slice(data);
+        let cbc = Mechanism { kind: CKM_AES_CBC, parameter: Parameter::Bytes(vec![0; BLOCK_BYTES]) };
+        let mut encrypted = encrypt(&cbc, key, &padded)?;
+        encrypted.split_off(encrypted.len() - BLOCK_BYTES)
+    };
+    mac.truncate(bytes);
+    Ok(mac)
+}
+
+/// Bytes of the MAC that a mechanism of AES makes; `None` if it makes none.
+pub fn mac_bytes(mechanism: CK_MECHANISM_TYPE) -> Option<usize> {
+    match mechanism {
+        CKM_AES_CMAC => Some(BLOCK_BYTES),
+        CKM_AES_MAC => Some(BLOCK_BYTES / 2),
+        _ => None,
+    }
+}
+
+/// What `CKM_AES_ECB_ENCRYPT_DATA` and `CKM_AES_CBC_ENCRYPT_DATA` make a key of. Their parameter is the data, after the IV.
+pub(in crate::units) fn encrypt_data(mechanism: &Mechanism, key: &[u8]) -> Result<Zeroizing<Vec<u8>>> {
+    let bad = || {
+        let message = "the data to derive a key from are whole blocks of 16 bytes, at least one";
+        Error::new(CKR_MECHANISM_PARAM_INVALID, message)
+    };
+    let Parameter::Bytes(given) = &mechanism.parameter else { return Err(bad()) };
+    let (cipher, data) = match mechanism.kind {
+        CKM_AES_CBC_ENCRYPT_DATA => {
+            let (iv, data) = given.split_at_checked(BLOCK_BYTES).ok_or_else(bad)?;
+            (Mechanism { kind: CKM_AES_CBC, parameter: Parameter::Bytes(iv.to_vec()) }, data)
+        }
+        _ => (Mechanism::plain(CKM_AES_ECB), &given[..]),
+    };
+    if data.is_empty() || !data.len().is_multiple_of(BLOCK_BYTES) {
+        return Err(bad());
+    }
+    encrypt(&cipher, key, data).map(Zeroizing::new)
 }
 
 /// `CKA_CHECK_VALUE`: the first three bytes of a zero block encrypted in ECB.

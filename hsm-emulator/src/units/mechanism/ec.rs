@@ -15,14 +15,42 @@ use zeroize::Zeroizing;
 use super::openssl_error;
 use crate::units::{Attributes, Error, Result};
 
-/// The curves, with the DER of their object identifiers as `CKA_EC_PARAMS` carries it.
-const CURVES: [(Nid, &[u8]); 5] = [
-    (Nid::X9_62_PRIME256V1, &[0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07]),
-    (Nid::SECP384R1, &[0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x22]),
-    (Nid::SECP521R1, &[0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x23]),
-    (Nid::SECP256K1, &[0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x0a]),
-    (Nid::SECP224R1, &[0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x21]),
+/// A curve.
+struct Curve {
+    nid: Nid,
+    /// DER of its object identifier, as `CKA_EC_PARAMS` carries it.
+    oid: &'static [u8],
+    /// Bytes of its order.
+    order_bytes: usize,
+}
+
+const CURVES: [Curve; 10] = [
+    curve(Nid::X9_62_PRIME256V1, b"\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x07", 32),
+    curve(Nid::SECP384R1, b"\x06\x05\x2b\x81\x04\x00\x22", 48),
+    curve(Nid::SECP521R1, b"\x06\x05\x2b\x81\x04\x00\x23", LARGEST_ORDER_BYTES),
+    curve(Nid::SECP256K1, b"\x06\x05\x2b\x81\x04\x00\x0a", 32),
+    curve(Nid::SECP224R1, b"\x06\x05\x2b\x81\x04\x00\x21", 28),
+    curve(Nid::X9_62_PRIME192V1, b"\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x01", 24),
+    curve(Nid::BRAINPOOL_P256R1, b"\x06\x09\x2b\x24\x03\x03\x02\x08\x01\x01\x07", 32),
+    curve(Nid::BRAINPOOL_P320R1, b"\x06\x09\x2b\x24\x03\x03\x02\x08\x01\x01\x09", 40),
+    curve(Nid::BRAINPOOL_P384R1, b"\x06\x09\x2b\x24\x03\x03\x02\x08\x01\x01\x0b", 48),
+    curve(Nid::BRAINPOOL_P512R1, b"\x06\x09\x2b\x24\x03\x03\x02\x08\x01\x01\x0d", 64),
 ];
+
+const fn curve(nid: Nid, oid: &'static [u8], order_bytes: usize) -> Curve {
+    Curve { nid, oid, order_bytes }
+}
+
+/// Bytes of the order of the curve that `CKA_EC_PARAMS` names, which is half a signature; [`LARGEST_ORDER_BYTES`] for
+/// an unknown one.
+pub fn order_bytes(key: &Attributes) -> usize {
+    let params = key.get(CKA_EC_PARAMS);
+    let found = CURVES.iter().find(|curve| Some(curve.oid) == params);
+    found.map_or(LARGEST_ORDER_BYTES, |curve| curve.order_bytes)
+}
+
+/// P-521's.
+pub const LARGEST_ORDER_BYTES: usize = 66;
 
 /// The curve that `CKA_EC_PARAMS` names.
 ///
@@ -32,13 +60,13 @@ pub(in crate::units) fn group(attributes: &Attributes) -> Result<EcGroup> {
     let params = attributes
         .get(CKA_EC_PARAMS)
         .ok_or_else(|| Error::new(CKR_TEMPLATE_INCOMPLETE, "CKA_EC_PARAMS is missing"))?;
-    let (nid, _) = CURVES.iter().find(|(_, oid)| *oid == params).ok_or_else(|| {
+    let curve = CURVES.iter().find(|curve| curve.oid == params).ok_or_else(|| {
         Error::new(
             CKR_CURVE_NOT_SUPPORTED,
-            "CKA_EC_PARAMS names none of P-224, P-256, P-384, P-521, secp256k1",
+            "CKA_EC_PARAMS names none of P-192 to P-521, secp256k1, brainpoolP256r1 to brainpoolP512r1",
         )
     })?;
-    EcGroup::from_curve_name(*nid).map_err(openssl_error)
+    EcGroup::from_curve_name(curve.nid).map_err(openssl_error)
 }
 
 /// The private key that these attributes describe. Its public point is computed from the scalar.
@@ -134,17 +162,17 @@ pub(in crate::units) fn describe_imported(
     secret: &mut Attributes,
 ) -> Result<()> {
     let nid = key.group().curve_name();
-    let (_, oid) = CURVES.iter().find(|(curve, _)| Some(*curve) == nid).ok_or_else(|| {
+    let curve = CURVES.iter().find(|curve| Some(curve.nid) == nid).ok_or_else(|| {
         Error::new(CKR_CURVE_NOT_SUPPORTED, "the wrapped key is on a curve that is not supported")
     })?;
-    clear.set(CKA_EC_PARAMS, *oid);
+    clear.set(CKA_EC_PARAMS, curve.oid);
     describe(key, clear, Some(secret))
 }
 
 /// ECDSA over a hash: r and s, each as long as the order.
 pub(in crate::units) fn sign(key: &PKeyRef<Private>, hash: &[u8]) -> Result<Vec<u8>> {
     let key = key.ec_key().map_err(openssl_error)?;
-    let len = order_bytes(key.group());
+    let len = group_order_bytes(key.group());
     let signature = EcdsaSig::sign(hash, &key).map_err(openssl_error)?;
     let mut bytes = signature.r().to_vec_padded(len as i32).map_err(openssl_error)?;
     bytes.extend(signature.s().to_vec_padded(len as i32).map_err(openssl_error)?);
@@ -157,7 +185,7 @@ pub(in crate::units) fn sign(key: &PKeyRef<Private>, hash: &[u8]) -> Result<Vec<
 /// `CKR_SIGNATURE_INVALID`, `CKR_SIGNATURE_LEN_RANGE`.
 pub fn verify(key: &PKeyRef<Public>, hash: &[u8], signature: &[u8]) -> Result<()> {
     let key = key.ec_key().map_err(openssl_error)?;
-    let len = order_bytes(key.group());
+    let len = group_order_bytes(key.group());
     if signature.len() != 2 * len {
         return Err(Error::new(
             CKR_SIGNATURE_LEN_RANGE,
@@ -193,6 +221,6 @@ fn field_bytes(group: &EcGroupRef) -> usize {
     (group.degree() as usize).div_ceil(8)
 }
 
-fn order_bytes(group: &EcGroupRef) -> usize {
+fn group_order_bytes(group: &EcGroupRef) -> usize {
     (group.order_bits() as usize).div_ceil(8)
 }

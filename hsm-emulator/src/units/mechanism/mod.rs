@@ -1,6 +1,6 @@
 //! Mechanisms: what a unit can do with a key. One module for each family.
 
-pub(in crate::units) mod aes;
+pub mod aes;
 pub mod digest;
 pub mod ec;
 pub mod edwards;
@@ -25,7 +25,8 @@ pub struct Mechanism {
 pub enum Parameter {
     /// No parameter.
     None,
-    /// Plain bytes: the IV of AES-CBC, the IV of a key wrap.
+    /// Plain bytes: the IV of AES-CBC, the IV of a key wrap, the data that a key is derived from, after their IV if there is
+    /// one; the context of EdDSA.
     Bytes(Vec<u8>),
     /// `CK_GCM_PARAMS`.
     Gcm {

@@ -45,7 +45,7 @@ pub(in crate::units) fn check_private_key(clear: &Attributes, secret: &Attribute
 pub fn public_key(attributes: &Attributes) -> Result<PKey<Public>> {
     let n = number(attributes.get(CKA_MODULUS))?;
     let e = number(attributes.get(CKA_PUBLIC_EXPONENT))?;
-    check_size(n.num_bits())?;
+    check_public_size(n.num_bits())?;
     PKey::from_rsa(Rsa::from_public_components(n, e).map_err(openssl_error)?).map_err(openssl_error)
 }
 
@@ -117,8 +117,9 @@ pub fn verify(mechanism: &Mechanism, key: &PKeyRef<Public>, data: &[u8], signatu
 /// Encrypts with the public key.
 ///
 /// # Errors
-/// `CKR_DATA_LEN_RANGE`, `CKR_MECHANISM_PARAM_INVALID`.
+/// `CKR_DATA_LEN_RANGE`, `CKR_MECHANISM_PARAM_INVALID`; `CKR_KEY_SIZE_RANGE` for a key that is good to verify with only.
 pub fn encrypt(mechanism: &Mechanism, key: &PKeyRef<Public>, plaintext: &[u8]) -> Result<Vec<u8>> {
+    check_size(key.bits() as i32)?;
     let mut context = PkeyCtx::new(key).map_err(openssl_error)?;
     context.encrypt_init().map_err(openssl_error)?;
     set_encryption_padding(mechanism, &mut context)?;
@@ -224,6 +225,14 @@ fn number(bytes: Option<&[u8]>) -> Result<BigNum> {
     BigNum::from_slice(bytes).map_err(openssl_error)
 }
 
+/// What others have signed long ago is verified still.
+fn check_public_size(bits: i32) -> Result<()> {
+    if (MIN_VERIFYING_BITS..=MAX_BITS).contains(&bits) {
+        return Ok(());
+    }
+    Err(Error::new(CKR_KEY_SIZE_RANGE, "the modulus of an RSA public key has 512 to 8192 bits"))
+}
+
 fn check_size(bits: i32) -> Result<()> {
     if (MIN_BITS..=MAX_BITS).contains(&bits) {
         return Ok(());
@@ -239,6 +248,8 @@ fn bad_parameter() -> Error {
     Error::new(CKR_MECHANISM_PARAM_INVALID, "the parameter does not fit the RSA mechanism")
 }
 
+/// The smallest modulus of a key that only verifies.
+const MIN_VERIFYING_BITS: i32 = 512;
 /// The smallest and largest modulus, in bits.
 pub const MIN_BITS: i32 = 1024;
 /// See [`MIN_BITS`].
