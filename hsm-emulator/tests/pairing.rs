@@ -15,7 +15,9 @@ use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use clients::{create, delete, ids, initialise, load, reencrypt, unwrap, wait_until, wrap, wrapped};
+use clients::{
+    SetAtTheEnd, create, delete, ids, initialise, load, reencrypt, unwrap, wait_until, wrap, wrapped,
+};
 use common::operator::Operator;
 use hsm_emulator::keystore::{Effect, Expect, Keystore, Location, Write};
 use hsm_emulator::units::command::Command;
@@ -307,6 +309,7 @@ fn what_is_seen_changed_in_one_region_is_not_seen_unchanged_in_the_other() {
         home.block_on(home.kms().rotate(request)).expect("rotate").into_inner().versions
     };
     let versions = thread::scope(|scope| {
+        let _stop = SetAtTheEnd(&stop);
         for _ in 0..2 {
             scope.spawn(|| {
                 while !stop.load(Ordering::Relaxed) {
@@ -319,7 +322,6 @@ fn what_is_seen_changed_in_one_region_is_not_seen_unchanged_in_the_other() {
         for _ in 0..300 {
             versions = rotate();
         }
-        stop.store(true, Ordering::Relaxed);
         versions
     });
     // Newest first.

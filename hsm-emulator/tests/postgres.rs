@@ -15,7 +15,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
-use clients::{create, delete, ids, initialise, load, reencrypt, unwrap, wait_until, wrap};
+use clients::{SetAtTheEnd, create, delete, ids, initialise, load, reencrypt, unwrap, wait_until, wrap};
 use common::operator::Operator;
 use database::Database;
 use hsm_emulator::keystore::{self, Effect, Expect, Keystore, Location, Write};
@@ -335,6 +335,7 @@ fn the_master_key_is_rotated_in_all_processes() {
     assert_eq!(commit(&b), pattern);
     let (stop, used) = (AtomicBool::new(false), AtomicUsize::new(0));
     thread::scope(|scope| {
+        let _stop = SetAtTheEnd(&stop);
         // As clients with both endpoints: one of them answers at any time.
         scope.spawn(|| {
             while !stop.load(Ordering::Relaxed) {
@@ -364,7 +365,6 @@ fn the_master_key_is_rotated_in_all_processes() {
         create(&b, "by the other one").expect("create");
         let before = used.load(Ordering::Relaxed);
         wait_until("keys are used", || used.load(Ordering::Relaxed) > before + 20);
-        stop.store(true, Ordering::Relaxed);
     });
 }
 

@@ -1,5 +1,6 @@
 //! What an operator and a client do with a server, in the tests of several servers.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -10,6 +11,15 @@ use hsm_proto::{kms, tke};
 
 use super::common::operator::{Operator, part};
 use super::server::{Door, Server, Unit};
+
+/// Sets it at the end of a scope, also if an assertion fails there: threads that look at it end then.
+pub struct SetAtTheEnd<'a>(pub &'a AtomicBool);
+
+impl Drop for SetAtTheEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
 
 pub fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(60);

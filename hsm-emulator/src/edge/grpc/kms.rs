@@ -24,12 +24,20 @@ pub struct KmsService {
     failover: FailoverService,
     /// Changes wait for the disk and for the other region, each in a thread; what they wait for needs threads too.
     changes: Semaphore,
+    /// Uses that wait for changes, of a key or of the master key.
+    uses: Semaphore,
 }
 
 impl KmsService {
     /// On these root keys, and this pair.
     pub fn new(region: Arc<Region>, keys: Arc<RootKeys>, failover: FailoverService) -> Self {
-        Self { region, keys, failover, changes: Semaphore::new(MAX_CHANGES) }
+        Self {
+            region,
+            keys,
+            failover,
+            changes: Semaphore::new(MAX_CHANGES),
+            uses: Semaphore::new(MAX_CHANGES),
+        }
     }
 
     /// What keeps the other region from taking over, if anything does.
@@ -71,6 +79,15 @@ impl KmsService {
             .await
             .map_err(|_| Status::internal("the call was interrupted"))?
             .map_err(status)
+    }
+
+    /// A use of a key that has to wait.
+    async fn use_patiently<T: Send + 'static>(
+        &self,
+        call: impl FnOnce(&RootKeys) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Status> {
+        let _turn = self.uses.acquire().await.map_err(|_| Status::internal("the call was interrupted"))?;
+        self.wait_for(call).await
     }
 
     async fn change(
@@ -119,7 +136,11 @@ impl kms::kms_server::Kms for KmsService {
         &self,
         request: Request<kms::GetRootKeyRequest>,
     ) -> Result<Response<kms::RootKey>, Status> {
-        let key = self.keys.get(&request.into_inner().key).map_err(status)?;
+        let id = request.into_inner().key;
+        let key = match self.keys.try_get(&id) {
+            Some(outcome) => outcome.map_err(status)?,
+            None => self.use_patiently(move |keys| keys.get(&id)).await?,
+        };
         Ok(Response::new(self.message(&key)))
     }
 
@@ -151,7 +172,8 @@ impl kms::kms_server::Kms for KmsService {
         let wrapped = match self.keys.try_wrap(&request.key, optional(&plaintext), &request.aad) {
             Some(outcome) => outcome.map_err(status)?,
             None => {
-                self.wait_for(move |keys| keys.wrap(&request.key, optional(&plaintext), &request.aad)).await?
+                self.use_patiently(move |keys| keys.wrap(&request.key, optional(&plaintext), &request.aad))
+                    .await?
             }
         };
         Ok(Response::new(kms::WrapResponse {
@@ -169,7 +191,7 @@ impl kms::kms_server::Kms for KmsService {
         let unwrapped = match self.keys.try_unwrap(&request.key, &request.ciphertext, &request.aad) {
             Some(outcome) => outcome.map_err(status)?,
             None => {
-                self.wait_for(move |keys| keys.unwrap(&request.key, &request.ciphertext, &request.aad))
+                self.use_patiently(move |keys| keys.unwrap(&request.key, &request.ciphertext, &request.aad))
                     .await?
             }
         };

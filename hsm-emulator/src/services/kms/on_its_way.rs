@@ -14,9 +14,16 @@ use parking_lot::{Condvar, Mutex};
 pub struct OnItsWay {
     /// How many changes: without any, a use of a key costs one atomic load.
     changes: AtomicUsize,
-    /// By id, with the number of changes.
-    keys: Mutex<HashMap<String, usize>>,
+    /// By id.
+    keys: Mutex<HashMap<String, Waited>>,
     arrived: Condvar,
+}
+
+/// What is waited for.
+struct Waited {
+    changes: usize,
+    /// After that the key is used as it was.
+    until: Instant,
 }
 
 /// A change; it is on its way until this is dropped.
@@ -28,38 +35,41 @@ pub struct Change<'a> {
 impl OnItsWay {
     /// From before a change of this key is stored, until it is shown or given up.
     pub fn begin<'a>(&'a self, key: &'a str) -> Change<'a> {
-        *self.keys.lock().entry(key.to_owned()).or_default() += 1;
+        let until = Instant::now() + LONGEST_WAIT;
+        let mut keys = self.keys.lock();
+        let waited = keys.entry(key.to_owned()).or_insert(Waited { changes: 0, until });
+        waited.changes += 1;
         self.changes.fetch_add(1, Ordering::SeqCst);
         Change { all: self, key }
     }
 
-    /// Is there a change of this key?
+    /// Is there a change of this key that is to be waited for?
     pub fn has(&self, key: &str) -> bool {
-        self.changes.load(Ordering::SeqCst) != 0 && self.keys.lock().contains_key(key)
+        self.changes.load(Ordering::SeqCst) != 0
+            && self.keys.lock().get(key).is_some_and(|waited| Instant::now() < waited.until)
     }
 
-    /// Waits until there is none, or for [`LONGEST_WAIT`]: a key whose change does not arrive is used as it was. Was there one?
-    pub fn wait(&self, key: &str) -> bool {
-        if !self.has(key) {
-            return false;
+    /// Waits until there is none, or has been one for [`LONGEST_WAIT`].
+    pub fn wait(&self, key: &str) {
+        if self.changes.load(Ordering::SeqCst) == 0 {
+            return;
         }
         let deadline = Instant::now() + LONGEST_WAIT;
         let mut keys = self.keys.lock();
-        while keys.contains_key(key) {
-            if self.arrived.wait_until(&mut keys, deadline).timed_out() {
+        while let Some(until) = keys.get(key).map(|waited| waited.until.min(deadline)) {
+            if self.arrived.wait_until(&mut keys, until).timed_out() {
                 break;
             }
         }
-        true
     }
 }
 
 impl Drop for Change<'_> {
     fn drop(&mut self) {
         let mut keys = self.all.keys.lock();
-        if let Some(changes) = keys.get_mut(self.key) {
-            *changes -= 1;
-            if *changes == 0 {
+        if let Some(waited) = keys.get_mut(self.key) {
+            waited.changes -= 1;
+            if waited.changes == 0 {
                 keys.remove(self.key);
                 self.all.arrived.notify_all();
             }
@@ -78,20 +88,23 @@ mod tests {
     #[test]
     fn a_use_waits_for_the_last_change_of_its_key_only() {
         let all = OnItsWay::default();
-        assert!(!all.wait("a"));
+        all.wait("a");
         let (first, second) = (all.begin("a"), all.begin("a"));
-        assert!(all.has("a") && !all.wait("b"));
+        assert!(all.has("a") && !all.has("b"));
+        all.wait("b");
         drop(first);
         std::thread::scope(|scope| {
             let waits = scope.spawn(|| all.wait("a"));
             std::thread::sleep(Duration::from_millis(20));
             assert!(!waits.is_finished());
             drop(second);
-            assert!(waits.join().expect("thread"));
+            waits.join().expect("thread");
         });
         assert!(!all.has("a"));
-        // One that does not arrive.
+        // One that does not arrive is waited for once.
         let _lost = all.begin("a");
-        assert!(all.wait("a") && all.has("a"));
+        all.wait("a");
+        assert!(!all.has("a"));
+        all.wait("a");
     }
 }

@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 
 use super::lifecycle::{Action, State};
 use super::on_its_way::OnItsWay;
-use crate::keystore::{self, Change, Effect, Expect, Mode, Record, Write};
+use crate::keystore::{self, Change, Effect, Expect, Record, Write};
 use crate::services::clock::{Clock, rfc3339};
 use crate::services::reencryption::unstage;
 use crate::services::region::Region;
@@ -245,7 +245,12 @@ impl RootKeys {
     /// # Errors
     /// [`Error::NotFound`].
     pub fn get(&self, key: &str) -> Result<Arc<RootKey>> {
-        self.find(&self.loaded(), key)
+        self.settled(key)
+    }
+
+    /// The same without ever waiting; `None` if it has to wait, since the key is being changed.
+    pub fn try_get(&self, key: &str) -> Option<Result<Arc<RootKey>>> {
+        (!self.is_on_its_way(key)).then(|| self.find(&self.loaded(), key))
     }
 
     fn find(&self, loaded: &Loaded, key: &str) -> Result<Arc<RootKey>> {
@@ -473,7 +478,7 @@ impl RootKeys {
             }
             self.find(&loaded, key)
         };
-        if found.as_ref().is_ok_and(|found| self.on_its_way.has(&found.id)) {
+        if self.is_on_its_way(key) {
             return None;
         }
         let unit = self.region.serving_unit()?;
@@ -524,13 +529,19 @@ impl RootKeys {
                 (loaded.damaged, loaded.generation) = (damaged, generation);
             }
         }
-        self.get(key)
+        self.find(&self.loaded(), key)
     }
 
-    /// The key as it is in both regions, if it is just being changed.
+    /// The key as it is in both regions, if it is just being made or changed.
     fn settled(&self, key: &str) -> Result<Arc<RootKey>> {
-        let found = self.current(key)?;
-        if self.on_its_way.wait(&found.id) { self.current(key) } else { Ok(found) }
+        if let Some(id) = self.id(key) {
+            self.on_its_way.wait(id);
+        }
+        self.current(key)
+    }
+
+    fn is_on_its_way(&self, key: &str) -> bool {
+        self.id(key).is_some_and(|id| self.on_its_way.has(id))
     }
 
     /// Takes on what somebody else has changed in the keystore; `anew` if its log is another one now.
@@ -607,8 +618,7 @@ impl RootKeys {
     /// Keystore first: a change is seen only when it is durable. Of two at the same time one is refused.
     fn store(&self, key: RootKey, sealing: Option<&Sealing>) -> Result<Arc<RootKey>> {
         let id = key.id.clone();
-        let is_joined = self.region.keystore().gate().mode() == Mode::Joined;
-        let _on_its_way = is_joined.then(|| self.on_its_way.begin(&id));
+        let _on_its_way = self.on_its_way.begin(&id);
         let expect = match key.record_version {
             0 => Expect::Absent,
             version => Expect::Version(version),
