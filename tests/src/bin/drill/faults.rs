@@ -91,6 +91,7 @@ fn one(
     let mut dice = Dice::new(seed);
     let mut ports = Dice::new(seed ^ u64::from(std::process::id()));
     let mut pair = Pair::with_clocks(runtime, &mut ports)?;
+    runtime.block_on(check_clock(&pair))?;
     let clients = Arc::new(Clients {
         regions: [pair.kms(0)?, pair.kms(1)?],
         begun: Instant::now(),
@@ -126,7 +127,9 @@ fn one(
             clients.violations.lock().push("a client has panicked".to_owned());
         }
     }
-    let judged = outcome.and_then(|()| runtime.block_on(clients.judge()));
+    let judged = outcome.and_then(|()| runtime.block_on(clients.judge())).and_then(|(keys, events)| {
+        if events < FEWEST_EVENTS { Err(format!("{events} events show nothing")) } else { Ok((keys, events)) }
+    });
     let mut violations = std::mem::take(&mut *clients.violations.lock());
     if judged.is_ok() && violations.is_empty() {
         return judged.map(Ok);
@@ -138,6 +141,22 @@ fn one(
         Ok(_) => Ok(Err(violations)),
         Err(error) => Err(format!("{error}; {}", violations.join("; "))),
     }
+}
+
+/// Does the clock of the home region obey?
+async fn check_clock(pair: &Pair) -> Result<(), String> {
+    let month = async || {
+        let request = kms::CreateRootKeyRequest { name: "what time is it?".to_owned(), material: Vec::new() };
+        let key = pair.kms(0)?.create_root_key(request).await.map_err(|status| status.to_string())?;
+        Ok::<_, String>(key.into_inner().created.chars().take("2026-11".len()).collect::<String>())
+    };
+    let before = month().await?;
+    pair.set_clock(0, 100)?;
+    tokio::time::sleep(CLOCK_CACHE).await;
+    if month().await? == before {
+        return Err(format!("the date cannot be set: it is {before} still"));
+    }
+    pair.set_clock(0, 0)
 }
 
 /// One or two faults at the same time, perhaps an operator who promotes, and their end.
@@ -492,6 +511,10 @@ fn last(key: &kms::RootKey) -> Last {
 const PATIENCE: Duration = Duration::from_secs(2);
 /// What a violation says of something that was acknowledged.
 const LOST: &str = "is lost";
+/// Any drill sees many more.
+const FEWEST_EVENTS: usize = 100;
+/// The clocks look at their files once a second.
+const CLOCK_CACHE: Duration = Duration::from_millis(1200);
 const WORKERS: usize = 4;
 const EPISODES: usize = 4;
 const OPEN_KEYS: usize = 5;

@@ -279,7 +279,7 @@ impl Region {
             command.env("LD_PRELOAD", library).env("FAKETIME_TIMESTAMP_FILE", state.with_extension("clock"));
             // The date only, as an operator or a time server sets it.
             command.env("FAKETIME_DONT_FAKE_MONOTONIC", "1").env("NO_FAKE_STAT", "1");
-            command.env("FAKETIME_CACHE_DURATION", "1");
+            command.env("FAKETIME_CACHE_DURATION", "1").env("FAKETIME_DISABLE_SHM", "1");
         }
         let process = command.spawn().map_err(|error| format!("{HSM}: {error}"))?;
         let process = self.process.insert(Process(process));
