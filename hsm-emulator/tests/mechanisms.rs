@@ -392,6 +392,75 @@ fn hmac_gives_the_published_mac() {
     assert_eq!(code(unit.verify(&mechanism, &key, b"else", &mac)), CKR_SIGNATURE_INVALID);
 }
 
+/// FIPS 113: half of the last block of the CBC over the data, filled up with zeros.
+#[test]
+fn aes_mac_is_the_end_of_the_cbc() {
+    let dir = tempfile::tempdir().expect("dir");
+    let unit = unit(dir.path());
+    let template = Attributes::new().with_ulong(CKA_VALUE_LEN, 32);
+    let key = unit.generate_key(&Mechanism::plain(CKM_AES_KEY_GEN), &template).expect("key");
+    let cbc = Mechanism { kind: CKM_AES_CBC, parameter: Parameter::Bytes(vec![0; 16]) };
+    for len in [0, 1, 16, 20] {
+        let data = vec![7; len];
+        let mut padded = data.clone();
+        padded.resize(len.max(1).next_multiple_of(16), 0);
+        let encrypted = unit.encrypt(&cbc, &key, &padded).expect("encrypt");
+        let mac = unit.sign(&Mechanism::plain(CKM_AES_MAC), &key, &data).expect("sign");
+        assert_eq!(mac, encrypted[padded.len() - 16..][..8]);
+        unit.verify(&Mechanism::plain(CKM_AES_MAC), &key, &data, &mac).expect("verify");
+    }
+    let hmac = Mechanism::plain(CKM_SHA256_HMAC);
+    assert_eq!(code(unit.sign(&hmac, &key, b"data")), CKR_KEY_TYPE_INCONSISTENT);
+    assert_eq!(code(unit.verify(&hmac, &key, b"data", &[0; 32])), CKR_KEY_TYPE_INCONSISTENT);
+}
+
+#[test]
+fn keys_are_derived_by_encrypting_data() {
+    let dir = tempfile::tempdir().expect("dir");
+    let unit = unit(dir.path());
+    let template = Attributes::new().with_ulong(CKA_VALUE_LEN, 16).with_bool(CKA_DERIVE, true);
+    let base = unit.generate_key(&Mechanism::plain(CKM_AES_KEY_GEN), &template).expect("key");
+    let shown = Attributes::new().with_bool(CKA_SENSITIVE, false).with_bool(CKA_EXTRACTABLE, true);
+    let ecb = |data: &[u8]| Mechanism {
+        kind: CKM_AES_ECB_ENCRYPT_DATA,
+        parameter: Parameter::Bytes(data.to_vec()),
+    };
+    // Without a type it is a generic secret, and without a length all of it.
+    let derived = unit.derive_key(&ecb(&[3; 48]), &base, &shown).expect("derive");
+    let expected = unit.encrypt(&Mechanism::plain(CKM_AES_ECB), &base, &[3; 48]).expect("encrypt");
+    assert_eq!(unit.attribute(&derived, CKA_VALUE).expect("value").as_slice(), expected);
+    let attributes = derived.attributes().expect("attributes");
+    assert_eq!(attributes.ulong(CKA_KEY_TYPE), Some(CKK_GENERIC_SECRET));
+    for data in [&[][..], &[3; 15], &[3; 17]] {
+        assert_eq!(code(unit.derive_key(&ecb(data), &base, &shown)), CKR_MECHANISM_PARAM_INVALID);
+    }
+    let forbidden = unit.generate_key(
+        &Mechanism::plain(CKM_AES_KEY_GEN),
+        &Attributes::new().with_ulong(CKA_VALUE_LEN, 16).with_bool(CKA_DERIVE, false),
+    );
+    let refused = unit.derive_key(&ecb(&[3; 16]), &forbidden.expect("key"), &shown);
+    assert_eq!(code(refused), CKR_KEY_FUNCTION_NOT_PERMITTED);
+}
+
+/// `CK_EDDSA_PARAMS` that say nothing are as good as none for Ed448, and no others are taken.
+#[test]
+fn eddsa_takes_no_context() {
+    let dir = tempfile::tempdir().expect("dir");
+    let unit = unit(dir.path());
+    let context = |bytes: &[u8]| Mechanism { kind: CKM_EDDSA, parameter: Parameter::Bytes(bytes.to_vec()) };
+    for (curve, empty_is_good) in [(b"\x06\x03\x2b\x65\x71", true), (b"\x06\x03\x2b\x65\x70", false)] {
+        let params = Attributes::new().with(CKA_EC_PARAMS, *curve);
+        let generate = Mechanism::plain(CKM_EC_EDWARDS_KEY_PAIR_GEN);
+        let (public, private) =
+            unit.generate_key_pair(&generate, &params, &Attributes::new()).expect("key pair");
+        let signature = unit.sign(&Mechanism::plain(CKM_EDDSA), &private, b"data").expect("sign");
+        assert_eq!(unit.verify(&context(b""), &public, b"data", &signature).is_ok(), empty_is_good);
+        assert_eq!(unit.sign(&context(b""), &private, b"data").is_ok(), empty_is_good);
+        let refused = unit.verify(&context(b"context"), &public, b"data", &signature);
+        assert_eq!(code(refused), CKR_MECHANISM_PARAM_INVALID);
+    }
+}
+
 #[test]
 fn attributes_follow_the_standard() {
     let dir = tempfile::tempdir().expect("dir");

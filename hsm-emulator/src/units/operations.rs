@@ -55,16 +55,12 @@ impl CryptoUnit {
     pub fn sign(&self, mechanism: &Mechanism, key: &KeyBlob, data: &[u8]) -> Result<Vec<u8>> {
         let object = self.usable(key, CKA_SIGN, mechanism)?;
         match &object.key {
-            Key::Secret(value) if is_aes(&object) => aes::mac(mechanism, value, data),
-            Key::Secret(value) => match digest::hmac_digest(mechanism.kind) {
-                Some(digest) => hmac::sign(digest, value, data),
-                None => Err(inconsistent()),
-            },
+            Key::Secret(value) => mac(mechanism, value, is_aes(&object), data),
             Key::Private(key) => {
                 let (mechanism, data) = prehashed(mechanism, data)?;
                 match (key.id(), mechanism.kind) {
                     (Id::ED25519, CKM_IBM_ED25519_SHA512) | (Id::ED25519 | Id::ED448, CKM_EDDSA) => {
-                        pure(&mechanism, key.id())?;
+                        edwards::check_parameter(&mechanism.parameter, &object.attributes)?;
                         edwards::sign(key, &data)
                     }
                     (Id::RSA, kind) if kind != CKM_ECDSA => rsa::sign(&mechanism, key, &data),
@@ -83,18 +79,12 @@ impl CryptoUnit {
     pub fn verify(&self, mechanism: &Mechanism, key: &KeyBlob, data: &[u8], signature: &[u8]) -> Result<()> {
         let object = self.usable(key, CKA_VERIFY, mechanism)?;
         match &object.key {
-            Key::Secret(value) if is_aes(&object) => {
-                hmac::compare(&aes::mac(mechanism, value, data)?, signature)
-            }
-            Key::Secret(value) => match digest::hmac_digest(mechanism.kind) {
-                Some(digest) => hmac::compare(&hmac::sign(digest, value, data)?, signature),
-                None => Err(inconsistent()),
-            },
+            Key::Secret(value) => hmac::compare(&mac(mechanism, value, is_aes(&object), data)?, signature),
             Key::Public(key) => {
                 let (mechanism, data) = prehashed(mechanism, data)?;
                 match (key.id(), mechanism.kind) {
                     (Id::ED25519, CKM_IBM_ED25519_SHA512) | (Id::ED25519 | Id::ED448, CKM_EDDSA) => {
-                        pure(&mechanism, key.id())?;
+                        edwards::check_parameter(&mechanism.parameter, &object.attributes)?;
                         edwards::verify(key, &data, signature)
                     }
                     (Id::RSA, kind) if kind != CKM_ECDSA => rsa::verify(&mechanism, key, &data, signature),
@@ -174,7 +164,10 @@ impl CryptoUnit {
             always_sensitive: object.attributes.bool(CKA_ALWAYS_SENSITIVE) == Some(true),
             never_extractable: object.attributes.bool(CKA_NEVER_EXTRACTABLE) == Some(true),
         };
-        let draft = Draft::new(template, Some(CKO_SECRET_KEY), None, origin)?;
+        // "As per the SHA-1 key derivation": a generic secret, unless the template says otherwise.
+        let encrypts = matches!(mechanism.kind, CKM_AES_ECB_ENCRYPT_DATA | CKM_AES_CBC_ENCRYPT_DATA);
+        let key_type = encrypts.then(|| template.ulong(CKA_KEY_TYPE).unwrap_or(CKK_GENERIC_SECRET));
+        let draft = Draft::new(template, Some(CKO_SECRET_KEY), key_type, origin)?;
         match (mechanism.kind, &object.key) {
             (CKM_ECDH1_DERIVE, Key::Private(key)) if key.id() == Id::EC => {
                 let wanted = draft.clear.ulong(CKA_VALUE_LEN).map(|len| len as usize);
@@ -182,7 +175,7 @@ impl CryptoUnit {
                 self.seal_derived_value(draft, &bytes, CKR_KEY_SIZE_RANGE)
             }
             // "The part discarded will be from the trailing end" (v3.1 section 6.27.3).
-            (CKM_AES_ECB_ENCRYPT_DATA | CKM_AES_CBC_ENCRYPT_DATA, Key::Secret(key)) if is_aes(&object) => {
+            (_, Key::Secret(key)) if encrypts && is_aes(&object) => {
                 let bytes = aes::encrypt_data(mechanism, key)?;
                 self.seal_derived_value(draft, &bytes, CKR_DATA_LEN_RANGE)
             }
@@ -221,6 +214,15 @@ impl CryptoUnit {
     }
 }
 
+/// The MAC by a secret key: HMAC, or what AES offers.
+fn mac(mechanism: &Mechanism, key: &[u8], is_aes: bool, data: &[u8]) -> Result<Vec<u8>> {
+    match digest::hmac_digest(mechanism.kind) {
+        Some(digest) if !is_aes => hmac::sign(digest, key, data),
+        None if is_aes && aes::mac_bytes(mechanism.kind).is_some() => aes::mac(mechanism, key, data),
+        _ => Err(inconsistent()),
+    }
+}
+
 /// Mechanisms that hash first become what signs the hash.
 fn prehashed<'a>(mechanism: &Mechanism, data: &'a [u8]) -> Result<(Mechanism, std::borrow::Cow<'a, [u8]>)> {
     match digest::hash_and_sign(mechanism.kind) {
@@ -230,19 +232,6 @@ fn prehashed<'a>(mechanism: &Mechanism, data: &'a [u8]) -> Result<(Mechanism, st
         }
         None => Ok((mechanism.clone(), data.into())),
     }
-}
-
-/// Ed25519ph, Ed25519ctx and Ed448ph are not offered, nor a context. Ed448 comes with `CK_EDDSA_PARAMS` or without.
-fn pure(mechanism: &Mechanism, curve: Id) -> Result<()> {
-    match &mechanism.parameter {
-        Parameter::None => return Ok(()),
-        Parameter::Bytes(context) if context.is_empty() && curve == Id::ED448 => return Ok(()),
-        _ => {}
-    }
-    Err(Error::new(
-        CKR_MECHANISM_PARAM_INVALID,
-        "EdDSA is offered without pre-hashing and without a context; Ed25519 takes no CK_EDDSA_PARAMS",
-    ))
 }
 
 /// What two keys share, by the parameter's key derivation function; `wanted` bytes if that is known.

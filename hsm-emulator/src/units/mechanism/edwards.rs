@@ -2,12 +2,12 @@
 
 use cryptoki_sys::{
     CKA_EC_PARAMS, CKA_EC_POINT, CKA_VALUE, CKR_ATTRIBUTE_VALUE_INVALID, CKR_CURVE_NOT_SUPPORTED,
-    CKR_SIGNATURE_INVALID, CKR_SIGNATURE_LEN_RANGE, CKR_TEMPLATE_INCOMPLETE,
+    CKR_MECHANISM_PARAM_INVALID, CKR_SIGNATURE_INVALID, CKR_SIGNATURE_LEN_RANGE, CKR_TEMPLATE_INCOMPLETE,
 };
 use openssl::pkey::{Id, PKey, PKeyRef, Private, Public};
 use openssl::sign::{Signer, Verifier};
 
-use super::{ec, openssl_error};
+use super::{Parameter, ec, openssl_error};
 use crate::units::{Attributes, Error, Result};
 
 /// An Edwards curve.
@@ -63,6 +63,21 @@ pub fn is_key<T>(key: &PKeyRef<T>) -> bool {
 /// Bytes of a signature by the key that these attributes describe.
 pub fn signature_bytes(key: &Attributes) -> usize {
     key.get(CKA_EC_PARAMS).and_then(named).unwrap_or(&CURVES[0]).signature_bytes
+}
+
+/// Ed25519ph, Ed25519ctx and Ed448ph are not offered, nor a context. Ed448 comes with `CK_EDDSA_PARAMS` or without.
+///
+/// # Errors
+/// `CKR_MECHANISM_PARAM_INVALID`.
+pub fn check_parameter(parameter: &Parameter, key: &Attributes) -> Result<()> {
+    match parameter {
+        Parameter::None => Ok(()),
+        Parameter::Bytes(context) if context.is_empty() && curve(key)?.id == Id::ED448 => Ok(()),
+        _ => Err(Error::new(
+            CKR_MECHANISM_PARAM_INVALID,
+            "EdDSA is offered without pre-hashing and without a context; Ed25519 takes no CK_EDDSA_PARAMS",
+        )),
+    }
 }
 
 fn curve(attributes: &Attributes) -> Result<&'static Curve> {
