@@ -6,6 +6,7 @@ use clap::{Args, Subcommand};
 use hsm_proto::tke;
 use hsm_proto::tke::tke_client::TkeClient;
 use serde_json::{Value, json};
+use tonic::{Response, Status};
 
 use super::remote::Remote;
 use super::{Error, Pretty, duration, message};
@@ -101,21 +102,15 @@ pub async fn run(action: Unit) -> Result<(), Error> {
                 NewUnitType::Recovery => tke::UnitType::Recovery,
             };
             let request = tke::AddUnitRequest { r#type: unit_type.into(), old_firmware };
-            let added = remote.support().await?.add_unit(request).await.map_err(message)?.into_inner();
-            show_units(&remote, &[added]);
-            Ok(())
+            show(&remote, remote.support().await?.add_unit(request).await)
         }
         Unit::Remove(one) => {
             let request = one.request().await?;
-            let unit = one.remote.support().await?.remove_unit(request).await.map_err(message)?;
-            show_units(&one.remote, &[unit.into_inner()]);
-            Ok(())
+            show(&one.remote, one.remote.support().await?.remove_unit(request).await)
         }
         Unit::Stop(one) => {
             let request = one.request().await?;
-            let unit = one.remote.support().await?.stop_unit(request).await.map_err(message)?;
-            show_units(&one.remote, &[unit.into_inner()]);
-            Ok(())
+            show(&one.remote, one.remote.support().await?.stop_unit(request).await)
         }
         Unit::Fault(fault) => {
             let kind = match fault.kind {
@@ -131,15 +126,11 @@ pub async fn run(action: Unit) -> Result<(), Error> {
                 delay_milliseconds: u32::try_from(fault.delay.as_millis()).unwrap_or(u32::MAX),
             };
             let remote = &fault.unit.remote;
-            let unit = remote.support().await?.set_fault(request).await.map_err(message)?;
-            show_units(remote, &[unit.into_inner()]);
-            Ok(())
+            show(remote, remote.support().await?.set_fault(request).await)
         }
         Unit::Start(one) => {
             let request = one.request().await?;
-            let unit = one.remote.support().await?.start_unit(request).await.map_err(message)?;
-            show_units(&one.remote, &[unit.into_inner()]);
-            Ok(())
+            show(&one.remote, one.remote.support().await?.start_unit(request).await)
         }
     }
 }
@@ -148,6 +139,11 @@ async fn units(remote: &Remote) -> Result<Vec<tke::Unit>, Error> {
     let (channel, authorization) = remote.channel().await?;
     let mut client = TkeClient::with_interceptor(channel, authorization);
     Ok(client.list_units(tke::ListUnitsRequest {}).await.map_err(message)?.into_inner().units)
+}
+
+fn show(remote: &Remote, answer: Result<Response<tke::Unit>, Status>) -> Result<(), Error> {
+    show_units(remote, &[answer.map_err(message)?.into_inner()]);
+    Ok(())
 }
 
 fn show_units(remote: &Remote, units: &[tke::Unit]) {
