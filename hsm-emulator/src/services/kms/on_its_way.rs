@@ -1,7 +1,8 @@
 //! Root keys with a change on its way to the other region of a pair.
 //!
 //! The other region uses a key as it is changed as soon as it holds the change, this one when it knows that. Whoever uses the key
-//! here in between waits: else it could be seen changed there, and after that unchanged here.
+//! here in between waits: else it could be seen changed there, and after that unchanged here. A region without a partner waits
+//! for its own disk so.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
