@@ -438,6 +438,8 @@ fn keys_are_derived_by_encrypting_data() {
         &Mechanism::plain(CKM_AES_KEY_GEN),
         &Attributes::new().with_ulong(CKA_VALUE_LEN, 16).with_bool(CKA_DERIVE, false),
     );
+    let unknown = unit.derive_key(&Mechanism::plain(CKM_AES_ECB), &base, &Attributes::new());
+    assert_eq!(code(unknown), CKR_MECHANISM_INVALID);
     let refused = unit.derive_key(&ecb(&[3; 16]), &forbidden.expect("key"), &shown);
     assert_eq!(code(refused), CKR_KEY_FUNCTION_NOT_PERMITTED);
 }

@@ -160,12 +160,15 @@ impl CryptoUnit {
         template: &Attributes,
     ) -> Result<KeyBlob> {
         let object = self.usable(base, CKA_DERIVE, mechanism)?;
+        let encrypts = matches!(mechanism.kind, CKM_AES_ECB_ENCRYPT_DATA | CKM_AES_CBC_ENCRYPT_DATA);
+        if !encrypts && mechanism.kind != CKM_ECDH1_DERIVE {
+            return Err(Error::new(CKR_MECHANISM_INVALID, "no key is derived by this mechanism"));
+        }
         let origin = Origin::Derived {
             always_sensitive: object.attributes.bool(CKA_ALWAYS_SENSITIVE) == Some(true),
             never_extractable: object.attributes.bool(CKA_NEVER_EXTRACTABLE) == Some(true),
         };
         // "As per the SHA-1 key derivation": a generic secret, unless the template says otherwise.
-        let encrypts = matches!(mechanism.kind, CKM_AES_ECB_ENCRYPT_DATA | CKM_AES_CBC_ENCRYPT_DATA);
         let key_type = encrypts.then(|| template.ulong(CKA_KEY_TYPE).unwrap_or(CKK_GENERIC_SECRET));
         let draft = Draft::new(template, Some(CKO_SECRET_KEY), key_type, origin)?;
         match (mechanism.kind, &object.key) {
@@ -179,10 +182,7 @@ impl CryptoUnit {
                 let bytes = aes::encrypt_data(mechanism, key)?;
                 self.seal_derived_value(draft, &bytes, CKR_DATA_LEN_RANGE)
             }
-            (CKM_ECDH1_DERIVE | CKM_AES_ECB_ENCRYPT_DATA | CKM_AES_CBC_ENCRYPT_DATA, _) => {
-                Err(inconsistent())
-            }
-            _ => Err(Error::new(CKR_MECHANISM_INVALID, "no key is derived by this mechanism")),
+            _ => Err(inconsistent()),
         }
     }
 
