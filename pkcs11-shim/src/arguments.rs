@@ -15,6 +15,8 @@ use hsm_emulator::units::mechanism::{Mechanism, Parameter};
 use hsm_emulator::units::{Attributes, Error, Result};
 
 use crate::attribute_kinds::{Representation, representation};
+use crate::message_encryption::AeadMessage;
+use crate::nonce::Nonce;
 use crate::object::AttributeValue;
 use crate::output::{Output, Room};
 
@@ -174,6 +176,22 @@ impl<'a> Caller<'a> {
         if pointer.is_null() { Ok(None) } else { self.mechanism(pointer).map(Some) }
     }
 
+    /// A mechanism without its parameter; `None` for NULL.
+    ///
+    /// # Errors
+    /// `CKR_ARGUMENTS_BAD`.
+    pub fn optional_mechanism_kind(&self, pointer: *const CK_MECHANISM) -> Result<Option<CK_MECHANISM_TYPE>> {
+        if pointer.is_null() { Ok(None) } else { self.value(pointer).map(|given| Some(given.mechanism)) }
+    }
+
+    /// Is this text, with the NUL that ends it? Nothing is read behind the first byte that differs.
+    pub fn is_text(&self, pointer: *const CK_BYTE, text: &[u8]) -> bool {
+        text.iter().enumerate().all(|(i, byte)| {
+            // SAFETY: the caller promises a text that ends with NUL, and the bytes before this one were no NUL.
+            *byte == unsafe { *pointer.add(i) }
+        })
+    }
+
     /// A mechanism with its parameter.
     ///
     /// # Errors
@@ -211,6 +229,103 @@ impl<'a> Caller<'a> {
             _ => Parameter::Bytes(bytes.to_vec()),
         };
         Ok(Mechanism { kind, parameter })
+    }
+
+    /// The parameter of one message of this mechanism. `to_seal`: its nonce may be one that is to be made.
+    ///
+    /// # Errors
+    /// `CKR_MECHANISM_PARAM_INVALID`.
+    pub fn aead_message(
+        &self,
+        kind: CK_MECHANISM_TYPE,
+        pointer: *const std::ffi::c_void,
+        len: CK_ULONG,
+        to_seal: bool,
+    ) -> Result<AeadMessage<'a>> {
+        let bytes = self
+            .slice(pointer.cast::<u8>(), len)
+            .map_err(|_| bad_parameter("the parameter of the message is NULL"))?;
+        match kind {
+            CKM_AES_GCM => {
+                let given: CK_GCM_MESSAGE_PARAMS = self.structure(bytes)?;
+                let generator = if to_seal { given.ivGenerator } else { CKG_NO_GENERATE };
+                let tag_bytes = gcm_tag_bits(given.ulTagBits)? / 8;
+                Ok(AeadMessage {
+                    nonce: self.nonce(given.pIv, given.ulIvLen, given.ulIvFixedBits, generator)?,
+                    tag_bytes: tag_bytes as usize,
+                    tag: self
+                        .out_exact(given.pTag, tag_bytes.into())
+                        .map_err(|_| bad_parameter("pTag is NULL"))?,
+                })
+            }
+            _ => Err(bad_parameter("the mechanism has no parameter for a message")),
+        }
+    }
+
+    /// The mechanism of an authenticated wrap: with `CK_GCM_WRAP_PARAMS`, or `CK_GCM_PARAMS`. Associated data are an
+    /// argument of the call; if there are none, those of the parameter are meant. To wrap, with the nonce that is to be
+    /// made, if one is; until then, zeros stand for it.
+    ///
+    /// # Errors
+    /// `CKR_ARGUMENTS_BAD`, `CKR_MECHANISM_PARAM_INVALID`.
+    pub fn authenticated_wrap(
+        &self,
+        pointer: *const CK_MECHANISM,
+        associated: &[u8],
+        to_wrap: bool,
+    ) -> Result<(Mechanism, Option<Nonce<'a>>)> {
+        let given = self.value(pointer)?;
+        let len = usize::try_from(given.ulParameterLen).unwrap_or(usize::MAX);
+        let (mut mechanism, nonce) =
+            if given.mechanism == CKM_AES_GCM && len == size_of::<CK_GCM_WRAP_PARAMS>() {
+                let bytes = self
+                    .slice(given.pParameter.cast_const().cast::<u8>(), given.ulParameterLen)
+                    .map_err(|_| bad_parameter("the parameter's pointer is NULL"))?;
+                let wrap: CK_GCM_WRAP_PARAMS = self.structure(bytes)?;
+                let generator = if to_wrap { wrap.ivGenerator } else { CKG_NO_GENERATE };
+                let nonce = self.nonce(wrap.pIv, wrap.ulIvLen, wrap.ulIvFixedBits, generator)?;
+                let mut iv = nonce.given.clone();
+                iv.resize(nonce.out.len(), 0);
+                let parameter = Parameter::Gcm {
+                    iv,
+                    aad: self.parameter_bytes(wrap.pAAD, wrap.ulAADLen)?,
+                    tag_bits: gcm_tag_bits(wrap.ulTagBits)?,
+                };
+                (Mechanism { kind: CKM_AES_GCM, parameter }, Some(nonce))
+            } else {
+                (self.mechanism(pointer)?, None)
+            };
+        match &mut mechanism.parameter {
+            Parameter::Gcm { aad, .. } if !associated.is_empty() => *aad = associated.to_vec(),
+            Parameter::Gcm { .. } => {}
+            _ => return Err(Error::new(CKR_MECHANISM_INVALID, "the mechanism does not authenticate")),
+        }
+        Ok((mechanism, nonce))
+    }
+
+    /// The nonce of an AEAD message. What the caller gives of it is read as far as it is used.
+    fn nonce(
+        &self,
+        pointer: *mut CK_BYTE,
+        len: CK_ULONG,
+        fixed_bits: CK_ULONG,
+        generator: CK_GENERATOR_FUNCTION,
+    ) -> Result<Nonce<'a>> {
+        if !(1..=128).contains(&len) || fixed_bits > 8 * len {
+            return Err(bad_parameter(
+                "the IV of AES-GCM has 1 to 128 bytes, and not more bits that are fixed",
+            ));
+        }
+        let used = match generator {
+            CKG_NO_GENERATE | CKG_GENERATE_COUNTER_XOR => len,
+            _ => fixed_bits.div_ceil(8),
+        };
+        Ok(Nonce {
+            given: self.parameter_bytes(pointer, used)?,
+            fixed_bits: fixed_bits as usize,
+            generator,
+            out: self.out_exact(pointer, len).map_err(|_| bad_parameter("pIv is NULL"))?,
+        })
     }
 
     /// Checks the argument of `C_Initialize`. The library uses the system's locks in any case: they work
@@ -261,10 +376,7 @@ impl<'a> Caller<'a> {
         }
         let iv = self.parameter_bytes(given.pIv, given.ulIvLen)?;
         let aad = self.parameter_bytes(given.pAAD, given.ulAADLen)?;
-        match u32::try_from(given.ulTagBits) {
-            Ok(tag_bits @ 32..=128) if tag_bits % 8 == 0 => Ok(Parameter::Gcm { iv, aad, tag_bits }),
-            _ => Err(bad_parameter("the tag of AES-GCM has 32 to 128 bits")),
-        }
+        Ok(Parameter::Gcm { iv, aad, tag_bits: gcm_tag_bits(given.ulTagBits)? })
     }
 
     fn eddsa(&self, given: CK_EDDSA_PARAMS) -> Result<Parameter> {
@@ -376,6 +488,15 @@ impl OutExact<'_> {
         self.len
     }
 
+    /// What is there now.
+    pub fn bytes(&self) -> &[u8] {
+        if self.len == 0 {
+            return &[];
+        }
+        // SAFETY: not NULL, and the caller promises `len` bytes.
+        unsafe { slice::from_raw_parts(self.pointer, self.len) }
+    }
+
     /// None at all?
     pub fn is_empty(&self) -> bool {
         self.len == 0
@@ -392,6 +513,13 @@ impl OutExact<'_> {
         // SAFETY: not NULL unless there is nothing to write; the caller promises room for `len` bytes.
         unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), self.pointer, bytes.len()) };
         Ok(())
+    }
+}
+
+fn gcm_tag_bits(given: CK_ULONG) -> Result<u32> {
+    match u32::try_from(given) {
+        Ok(bits @ 32..=128) if bits % 8 == 0 => Ok(bits),
+        _ => Err(bad_parameter("the tag of AES-GCM has 32 to 128 bits")),
     }
 }
 

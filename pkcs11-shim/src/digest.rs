@@ -14,6 +14,7 @@ use crate::output::{Output, Room};
 use crate::session::Session;
 
 /// A digest in progress.
+#[derive(Clone)]
 pub struct DigestOperation {
     function: MessageDigest,
     hasher: Option<Hasher>,
@@ -53,13 +54,21 @@ pub fn digest(session: &Session, room: Room, data: &[u8]) -> Result<Output> {
 /// # Errors
 /// `CKR_OPERATION_NOT_INITIALIZED`.
 pub fn digest_update(session: &Session, data: &[u8]) -> Result<()> {
-    go_on(&mut session.operations().digest, |operation| {
-        let hasher = match &mut operation.hasher {
+    go_on(&mut session.operations().digest, |operation| operation.update(data))
+}
+
+impl DigestOperation {
+    /// Takes a part.
+    ///
+    /// # Errors
+    /// `CKR_FUNCTION_FAILED`.
+    pub fn update(&mut self, data: &[u8]) -> Result<()> {
+        let hasher = match &mut self.hasher {
             Some(hasher) => hasher,
-            none => none.insert(local::hasher(operation.function)?),
+            none => none.insert(local::hasher(self.function)?),
         };
         hasher.update(data).map_err(local::failed)
-    })
+    }
 }
 
 /// `C_DigestKey`: the key's value, if that may leave the HSM.

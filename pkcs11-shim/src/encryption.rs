@@ -28,6 +28,7 @@ pub enum Direction {
 }
 
 /// An encryption or decryption in progress.
+#[derive(Clone)]
 pub struct CipherOperation {
     direction: Direction,
     pub(crate) key: Arc<Object>,
@@ -54,6 +55,7 @@ enum Mode {
 }
 
 /// How far an operation is.
+#[derive(Clone)]
 enum Stage {
     /// Nothing has been given yet.
     Ready,
@@ -180,7 +182,19 @@ impl CipherOperation {
         Ok(fitting(room, output))
     }
 
-    fn update(&mut self, module: &Module, room: Room, data: &[u8]) -> Result<Output> {
+    /// Bytes that wait for the end.
+    pub fn gathered_bytes(&self) -> usize {
+        match &self.stage {
+            Stage::Gathered(gathered) => gathered.len(),
+            Stage::Ready | Stage::Blocks { .. } | Stage::Counter { .. } => 0,
+        }
+    }
+
+    /// Takes a part, and gives what of the result is ready.
+    ///
+    /// # Errors
+    /// `CKR_OPERATION_NOT_INITIALIZED` for a mechanism without parts; the mechanism's own.
+    pub fn update(&mut self, module: &Module, room: Room, data: &[u8]) -> Result<Output> {
         match self.mode {
             Mode::Single => Err(not_initialized()),
             Mode::Gathered { .. } | Mode::Padded => {
@@ -390,7 +404,8 @@ fn fitting(room: Room, output: Output) -> Output {
     if room.is_below(len) { Output::TooSmall(len) } else { output }
 }
 
-fn output_bytes(output: &Output) -> &[u8] {
+/// What an operation gave, without a length.
+pub fn output_bytes(output: &Output) -> &[u8] {
     match output {
         Output::Public(bytes) => bytes,
         Output::Secret(bytes) => bytes,

@@ -120,6 +120,34 @@ pub fn derive_key(
     destination.place(module, session, blob)
 }
 
+/// `C_EncapsulateKey`: the ciphertext, and the key's handle unless only a length is the answer.
+///
+/// # Errors
+/// Those of [`Prepared::check`]: no mechanism encapsulates yet.
+pub fn encapsulate_key(
+    module: &Module,
+    session: &Session,
+    mechanism: &Mechanism,
+    public_key: CK_OBJECT_HANDLE,
+) -> Result<(Output, Option<CK_OBJECT_HANDLE>)> {
+    Prepared::check(module, session, mechanism, public_key, CKF_ENCAPSULATE, CKA_ENCAPSULATE)?;
+    Err(Error::new(CKR_MECHANISM_INVALID, "no mechanism encapsulates"))
+}
+
+/// `C_DecapsulateKey`.
+///
+/// # Errors
+/// As [`encapsulate_key`].
+pub fn decapsulate_key(
+    module: &Module,
+    session: &Session,
+    mechanism: &Mechanism,
+    private_key: CK_OBJECT_HANDLE,
+) -> Result<CK_OBJECT_HANDLE> {
+    Prepared::check(module, session, mechanism, private_key, CKF_DECAPSULATE, CKA_DECAPSULATE)?;
+    Err(Error::new(CKR_MECHANISM_INVALID, "no mechanism decapsulates"))
+}
+
 /// Wrapping and unwrapping keys have return codes of their own.
 struct Role {
     flag: CK_FLAGS,

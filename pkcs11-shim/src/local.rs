@@ -62,6 +62,14 @@ impl PublicKey {
         }
     }
 
+    /// Recovers the data from an RSA signature.
+    ///
+    /// # Errors
+    /// `CKR_SIGNATURE_LEN_RANGE`, `CKR_SIGNATURE_INVALID`.
+    pub fn verify_recover(&self, mechanism: &Mechanism, signature: &[u8]) -> Result<Vec<u8>> {
+        rsa::verify_recover(mechanism, &self.0, signature)
+    }
+
     /// Encrypts with an RSA mechanism.
     ///
     /// # Errors

@@ -4,7 +4,7 @@ use cryptoki_sys::*;
 use hsm_emulator::units::mechanism::{Mechanism, Parameter};
 use hsm_emulator::units::{Error, Result};
 
-use crate::local;
+use crate::{local, signing};
 
 /// What is known of a mechanism before any key is.
 pub struct MechanismInfo {
@@ -49,14 +49,38 @@ impl MechanismInfo {
     /// # Errors
     /// `CKR_MECHANISM_INVALID`, `CKR_MECHANISM_PARAM_INVALID`.
     pub fn for_use(mechanism: &Mechanism, flag: CK_FLAGS) -> Result<&'static Self> {
-        let info = Self::of(mechanism.kind)?;
-        if info.flags & flag == 0 {
-            return Err(Error::new(CKR_MECHANISM_INVALID, "the mechanism is not for this function"));
-        }
+        let info = Self::with_flag(mechanism.kind, flag)?;
         if !info.shape.fits(&mechanism.parameter) {
             return Err(Error::new(CKR_MECHANISM_PARAM_INVALID, "not the parameter this mechanism wants"));
         }
         Ok(info)
+    }
+
+    /// Finds a mechanism that can do what `flag` (`CKF_*`) says.
+    ///
+    /// # Errors
+    /// `CKR_MECHANISM_INVALID`.
+    pub fn with_flag(kind: CK_MECHANISM_TYPE, flag: CK_FLAGS) -> Result<&'static Self> {
+        let info = Self::of(kind)?;
+        if info.all_flags() & flag == 0 {
+            return Err(Error::new(CKR_MECHANISM_INVALID, "the mechanism is not for this function"));
+        }
+        Ok(info)
+    }
+
+    /// What the mechanism can do (`CKF_*`): what signs, signs messages too.
+    pub fn all_flags(&self) -> CK_FLAGS {
+        let mut flags = self.flags;
+        if flags & SIGNATURE != 0 {
+            flags |= CKF_MESSAGE_SIGN | CKF_MESSAGE_VERIFY;
+            if signing::takes_parts(self.kind) {
+                flags |= CKF_MULTI_MESSAGE;
+            }
+        }
+        if self.kind == CKM_AES_GCM {
+            flags |= CKF_MESSAGE_ENCRYPT | CKF_MESSAGE_DECRYPT | CKF_MULTI_MESSAGE;
+        }
+        flags
     }
 
     /// Finds a mechanism.
@@ -97,8 +121,8 @@ impl Shape {
 /// All mechanisms, in the order of `C_GetMechanismList`.
 pub static MECHANISMS: &[MechanismInfo] = &[
     rsa(CKM_RSA_PKCS_KEY_PAIR_GEN, CKF_GENERATE_KEY_PAIR, Shape::None),
-    rsa(CKM_RSA_PKCS, CIPHER | WRAPPING | SIGNATURE, Shape::None),
-    rsa(CKM_RSA_X_509, CIPHER | WRAPPING | SIGNATURE, Shape::None),
+    rsa(CKM_RSA_PKCS, CIPHER | WRAPPING | SIGNATURE | RECOVERY, Shape::None),
+    rsa(CKM_RSA_X_509, CIPHER | WRAPPING | SIGNATURE | RECOVERY, Shape::None),
     rsa(CKM_RSA_PKCS_OAEP, CIPHER | WRAPPING, Shape::Oaep),
     rsa(CKM_RSA_PKCS_PSS, SIGNATURE, Shape::Pss(None)),
     rsa(CKM_SHA1_RSA_PKCS, SIGNATURE, Shape::None),
@@ -186,5 +210,6 @@ const fn digest(kind: CK_MECHANISM_TYPE) -> MechanismInfo {
 }
 
 const SIGNATURE: CK_FLAGS = CKF_SIGN | CKF_VERIFY;
+const RECOVERY: CK_FLAGS = CKF_SIGN_RECOVER | CKF_VERIFY_RECOVER;
 const WRAPPING: CK_FLAGS = CKF_WRAP | CKF_UNWRAP;
 const CIPHER: CK_FLAGS = CKF_ENCRYPT | CKF_DECRYPT;

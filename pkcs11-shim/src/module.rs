@@ -15,6 +15,7 @@ use crate::config::Config;
 use crate::fork;
 use crate::handles::HandleTable;
 use crate::object::Object;
+use crate::operation_state::SavedOperations;
 use crate::session::Session;
 use crate::slot_token::{self, Slot};
 
@@ -25,6 +26,7 @@ pub struct Module {
     pub(crate) slots: RwLock<Vec<Arc<Slot>>>,
     pub(crate) sessions: HandleTable<Session>,
     pub(crate) objects: HandleTable<Object>,
+    pub(crate) saved_operations: SavedOperations,
 }
 
 impl Module {
@@ -40,7 +42,19 @@ impl Module {
             slots,
             sessions: HandleTable::new(),
             objects: HandleTable::new(),
+            saved_operations: SavedOperations::default(),
         })
+    }
+
+    /// Is this still the module in use?
+    ///
+    /// # Errors
+    /// `CKR_CRYPTOKI_NOT_INITIALIZED`.
+    pub fn check_current(&self) -> Result<()> {
+        match current()?.as_deref() {
+            Some(module) if std::ptr::eq(module, self) => Ok(()),
+            _ => Err(not_initialized()),
+        }
     }
 
     /// The session of a handle.
@@ -116,10 +130,10 @@ pub fn finalize() -> Result<()> {
     MODULE.swap(None).map(drop).ok_or_else(not_initialized)
 }
 
-/// `C_GetInfo`.
-pub fn info() -> CK_INFO {
+/// `C_GetInfo` of the function list of this version.
+pub fn info(version: CK_VERSION) -> CK_INFO {
     CK_INFO {
-        cryptokiVersion: CRYPTOKI_VERSION,
+        cryptokiVersion: version,
         manufacturerID: padded(MANUFACTURER),
         flags: 0,
         libraryDescription: padded("PKCS #11 for the HSM emulator"),
@@ -190,8 +204,12 @@ fn already_initialized() -> Error {
 
 static MODULE: ArcSwapOption<Module> = ArcSwapOption::const_empty();
 
-/// The version of the standard that the function list is of.
-pub const CRYPTOKI_VERSION: CK_VERSION = CK_VERSION { major: 2, minor: 40 };
+/// The versions of the standard that there are function lists of.
+pub const CRYPTOKI_2_40: CK_VERSION = CK_VERSION { major: 2, minor: 40 };
+/// The first one with interfaces.
+pub const CRYPTOKI_3_0: CK_VERSION = CK_VERSION { major: 3, minor: 0 };
+/// The newest one.
+pub const CRYPTOKI_3_2: CK_VERSION = CK_VERSION { major: 3, minor: 2 };
 /// For every field that names one.
 pub const MANUFACTURER: &str = "HSM emulator";
 

@@ -70,6 +70,11 @@ impl Object {
         }
     }
 
+    /// Does the key want a login before each use (`CKA_ALWAYS_AUTHENTICATE`)?
+    pub fn wants_login_for_each_use(&self) -> bool {
+        self.class() == Some(CKO_PRIVATE_KEY) && self.is(CKA_ALWAYS_AUTHENTICATE)
+    }
+
     /// Does the key list the mechanisms that it may be used with?
     pub fn restricted(&self) -> bool {
         self.attributes.get(CKA_ALLOWED_MECHANISMS).is_some_and(|list| !list.is_empty())

@@ -9,9 +9,12 @@ use hsm_emulator::units::{Error, Result};
 use crate::digest::DigestOperation;
 use crate::encryption::CipherOperation;
 use crate::mechanisms::MechanismInfo;
+use crate::message_encryption::MessageCipher;
+use crate::message_signing::{MessageSign, MessageVerify};
 use crate::module::Module;
 use crate::object::{Object, key};
 use crate::output::Output;
+use crate::recovery::VerifyRecoverOperation;
 use crate::session::Session;
 use crate::signing::SignOperation;
 use crate::verification::VerifyOperation;
@@ -31,23 +34,76 @@ pub struct Operations {
     pub sign: Option<SignOperation>,
     /// Verification.
     pub verify: Option<VerifyOperation>,
+    /// Signature from which the data are recovered.
+    pub sign_recover: Option<SignOperation>,
+    /// Recovery of the data from a signature.
+    pub verify_recover: Option<VerifyRecoverOperation>,
+    /// Message-based encryption.
+    pub message_encrypt: Option<MessageCipher>,
+    /// Message-based decryption.
+    pub message_decrypt: Option<MessageCipher>,
+    /// Message-based signatures.
+    pub message_sign: Option<MessageSign>,
+    /// Message-based verification.
+    pub message_verify: Option<MessageVerify>,
 }
 
 impl Operations {
     /// The flag of an operation whose key wants a login for each use, and has not had it.
     pub fn awaiting_login(&mut self) -> Option<&mut bool> {
-        let decrypt = self.decrypt.as_mut().map(|operation| &mut operation.authorised);
-        let sign = self.sign.as_mut().map(|operation| &mut operation.authorised);
-        sign.into_iter().chain(decrypt).find(|authorised| !**authorised)
+        let signatures = [
+            self.sign.as_mut(),
+            self.sign_recover.as_mut(),
+            self.message_sign.as_mut().map(|signing| &mut signing.operation),
+        ];
+        let flags = [
+            self.decrypt.as_mut().map(|operation| &mut operation.authorised),
+            self.message_decrypt.as_mut().map(|operation| &mut operation.authorised),
+        ];
+        let signatures = signatures.into_iter().flatten().map(|operation| &mut operation.authorised);
+        signatures.chain(flags.into_iter().flatten()).find(|authorised| !**authorised)
+    }
+
+    /// `C_SessionCancel`: ends the operations of these kinds (`CKF_*`), whichever are in progress.
+    pub fn cancel(&mut self, flags: CK_FLAGS) {
+        self.end_if(flags, |_| true);
+        if flags & CKF_DIGEST != 0 {
+            self.digest = None;
+        }
+        if flags & CKF_FIND_OBJECTS != 0 {
+            self.find = None;
+        }
+    }
+
+    /// Is there an operation with recovery, or a message-based one?
+    pub fn is_recovering_or_messaging(&self) -> bool {
+        self.sign_recover.is_some()
+            || self.verify_recover.is_some()
+            || self.message_encrypt.is_some()
+            || self.message_decrypt.is_some()
+            || self.message_sign.is_some()
+            || self.message_verify.is_some()
+    }
+
+    /// Ends the operations of these kinds (`CKF_*`) whose keys are `wanted`.
+    fn end_if(&mut self, flags: CK_FLAGS, wanted: impl Fn(&Object) -> bool) {
+        let has = |flag: CK_FLAGS| flags & flag != 0;
+        self.encrypt.take_if(|o| has(CKF_ENCRYPT) && wanted(&o.key));
+        self.decrypt.take_if(|o| has(CKF_DECRYPT) && wanted(&o.key));
+        self.sign.take_if(|o| has(CKF_SIGN) && wanted(&o.key));
+        self.verify.take_if(|o| has(CKF_VERIFY) && wanted(&o.key));
+        self.sign_recover.take_if(|o| has(CKF_SIGN_RECOVER) && wanted(&o.key));
+        self.verify_recover.take_if(|o| has(CKF_VERIFY_RECOVER) && wanted(&o.key));
+        self.message_encrypt.take_if(|o| has(CKF_MESSAGE_ENCRYPT) && wanted(&o.key));
+        self.message_decrypt.take_if(|o| has(CKF_MESSAGE_DECRYPT) && wanted(&o.key));
+        self.message_sign.take_if(|o| has(CKF_MESSAGE_SIGN) && wanted(&o.operation.key));
+        self.message_verify.take_if(|o| has(CKF_MESSAGE_VERIFY) && wanted(&o.operation.key));
     }
 
     /// After a logout: nobody may go on using a private key.
     pub fn end_all_with_private_keys(&mut self) {
         self.find = None;
-        self.encrypt.take_if(|operation| operation.key.private);
-        self.decrypt.take_if(|operation| operation.key.private);
-        self.sign.take_if(|operation| operation.key.private);
-        self.verify.take_if(|operation| operation.key.private);
+        self.end_if(CK_FLAGS::MAX, |key| key.private);
     }
 }
 
@@ -91,6 +147,24 @@ impl Prepared {
         permission: CK_ATTRIBUTE_TYPE,
     ) -> Result<Self> {
         let info = MechanismInfo::for_use(mechanism, flag)?;
+        let prepared = Self::check_key(module, session, info, handle, permission)?;
+        if mechanism.kind == CKM_EDDSA {
+            edwards::check_parameter(&mechanism.parameter, &prepared.key.attributes)?;
+        }
+        Ok(prepared)
+    }
+
+    /// The part of it that is about the key.
+    ///
+    /// # Errors
+    /// `CKR_KEY_HANDLE_INVALID`, `CKR_KEY_FUNCTION_NOT_PERMITTED`, `CKR_KEY_TYPE_INCONSISTENT`, `CKR_MECHANISM_INVALID`.
+    pub fn check_key(
+        module: &Module,
+        session: &Session,
+        info: &MechanismInfo,
+        handle: CK_OBJECT_HANDLE,
+        permission: CK_ATTRIBUTE_TYPE,
+    ) -> Result<Self> {
         let key = key(module, session, handle)?;
         if !key.is(permission) {
             return Err(Error::new(
@@ -101,11 +175,8 @@ impl Prepared {
         if !key.key_type().is_some_and(|key_type| info.takes(key_type)) {
             return Err(Error::new(CKR_KEY_TYPE_INCONSISTENT, "the mechanism is not for keys of this type"));
         }
-        check_allowed(&key, mechanism.kind)?;
-        if mechanism.kind == CKM_EDDSA {
-            edwards::check_parameter(&mechanism.parameter, &key.attributes)?;
-        }
-        let authorised = !(key.class() == Some(CKO_PRIVATE_KEY) && key.is(CKA_ALWAYS_AUTHENTICATE));
+        check_allowed(&key, info.kind)?;
+        let authorised = !key.wants_login_for_each_use();
         Ok(Self { key, authorised })
     }
 }

@@ -82,10 +82,13 @@ impl Session {
 /// `C_OpenSession`.
 ///
 /// # Errors
-/// `CKR_SESSION_PARALLEL_NOT_SUPPORTED`, `CKR_SLOT_ID_INVALID`, `CKR_TOKEN_NOT_RECOGNIZED`,
+/// `CKR_SESSION_PARALLEL_NOT_SUPPORTED`, `CKR_SESSION_ASYNC_NOT_SUPPORTED`, `CKR_SLOT_ID_INVALID`, `CKR_TOKEN_NOT_RECOGNIZED`,
 /// `CKR_SESSION_READ_WRITE_SO_EXISTS`.
 pub fn open_session(module: &Module, slot_id: CK_SLOT_ID, flags: CK_FLAGS) -> Result<CK_SESSION_HANDLE> {
     let slot = slot_token::slot(module, slot_id)?;
+    if flags & CKF_ASYNC_SESSION != 0 {
+        return Err(Error::new(CKR_SESSION_ASYNC_NOT_SUPPORTED, "there are no asynchronous sessions"));
+    }
     if flags & CKF_SERIAL_SESSION == 0 {
         return Err(Error::new(CKR_SESSION_PARALLEL_NOT_SUPPORTED, "CKF_SERIAL_SESSION is not set"));
     }

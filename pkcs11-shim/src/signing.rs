@@ -19,26 +19,31 @@ use crate::output::{Output, Room};
 use crate::session::Session;
 
 /// A signature in progress.
+#[derive(Clone)]
 pub struct SignOperation {
     pub(crate) key: Arc<Object>,
-    message: Message,
+    /// What is to be signed.
+    pub message: Message,
     /// False while the key waits for its login.
     pub authorised: bool,
 }
 
 /// What is to be signed or verified, and how far it has come.
+#[derive(Clone)]
 pub struct Message {
     scheme: Scheme,
     stage: Stage,
 }
 
 /// How a mechanism treats its data.
+#[derive(Clone)]
 struct Scheme {
     /// What the HSM is asked to do.
     mechanism: Mechanism,
     hash: Hash,
 }
 
+#[derive(Clone)]
 enum Hash {
     /// The data are signed as they are, in one part.
     None,
@@ -48,6 +53,7 @@ enum Hash {
     Here(CK_MECHANISM_TYPE, MessageDigest),
 }
 
+#[derive(Clone)]
 enum Stage {
     Ready,
     Hashing(Hasher),
@@ -66,12 +72,7 @@ pub fn sign_init(
 ) -> Result<()> {
     let mut operations = session.operations();
     let Some(mechanism) = mechanism else { return cancel(&mut operations.sign) };
-    begin(&mut operations.sign, || {
-        let Prepared { key, authorised } =
-            Prepared::check(module, session, &mechanism, key, CKF_SIGN, CKA_SIGN)?;
-        let message = Message::new(mechanism, &key);
-        Ok(SignOperation { key, message, authorised })
-    })
+    begin(&mut operations.sign, || SignOperation::new(module, session, mechanism, key, CKF_SIGN, CKA_SIGN))
 }
 
 /// `C_Sign`.
@@ -79,16 +80,7 @@ pub fn sign_init(
 /// # Errors
 /// `CKR_OPERATION_NOT_INITIALIZED`, also after a part; `CKR_DATA_LEN_RANGE`.
 pub fn sign(module: &Module, session: &Session, room: Room, data: &[u8]) -> Result<Output> {
-    finish(&mut session.operations().sign, |operation| {
-        operation.message.require_no_part()?;
-        let len = signature_bytes(&operation.key, operation.message.mechanism());
-        if let Some(answer) = Output::without_bytes(room, len) {
-            return Ok(answer);
-        }
-        require_authorised(operation.authorised)?;
-        let input = operation.message.whole(data)?;
-        operation.call(module, input.as_deref().unwrap_or(data))
-    })
+    finish(&mut session.operations().sign, |operation| operation.single(module, room, data))
 }
 
 /// `C_SignUpdate`.
@@ -104,19 +96,61 @@ pub fn sign_update(session: &Session, data: &[u8]) -> Result<()> {
 /// # Errors
 /// `CKR_OPERATION_NOT_INITIALIZED`.
 pub fn sign_final(module: &Module, session: &Session, room: Room) -> Result<Output> {
-    finish(&mut session.operations().sign, |operation| {
-        operation.message.require_parts()?;
-        let len = signature_bytes(&operation.key, operation.message.mechanism());
-        if let Some(answer) = Output::without_bytes(room, len) {
-            return Ok(answer);
-        }
-        require_authorised(operation.authorised)?;
-        let input = operation.message.end()?;
-        operation.call(module, &input)
-    })
+    finish(&mut session.operations().sign, |operation| operation.last(module, room))
 }
 
 impl SignOperation {
+    /// `flag` (`CKF_*`) is the use, `permission` (`CKA_*`) what the key must allow.
+    ///
+    /// # Errors
+    /// Those of [`Prepared::check`].
+    pub fn new(
+        module: &Module,
+        session: &Session,
+        mechanism: Mechanism,
+        key: CK_OBJECT_HANDLE,
+        flag: CK_FLAGS,
+        permission: CK_ATTRIBUTE_TYPE,
+    ) -> Result<Self> {
+        let Prepared { key, authorised } =
+            Prepared::check(module, session, &mechanism, key, flag, permission)?;
+        let message = Message::new(mechanism, &key);
+        Ok(Self { key, message, authorised })
+    }
+
+    /// Signs a message of one part.
+    ///
+    /// # Errors
+    /// `CKR_OPERATION_NOT_INITIALIZED` after a part; `CKR_DATA_LEN_RANGE`.
+    pub fn single(&self, module: &Module, room: Room, data: &[u8]) -> Result<Output> {
+        self.message.require_no_part()?;
+        if let Some(answer) = Output::without_bytes(room, self.signature_bytes()) {
+            return Ok(answer);
+        }
+        require_authorised(self.authorised)?;
+        let input = self.message.whole(data)?;
+        self.call(module, input.as_deref().unwrap_or(data))
+    }
+
+    /// Signs the parts.
+    ///
+    /// # Errors
+    /// `CKR_OPERATION_NOT_INITIALIZED` if the mechanism takes none.
+    pub fn last(&mut self, module: &Module, room: Room) -> Result<Output> {
+        self.message.require_parts()?;
+        if let Some(answer) = Output::without_bytes(room, self.signature_bytes()) {
+            return Ok(answer);
+        }
+        require_authorised(self.authorised)?;
+        let input = self.message.end()?;
+        self.call(module, &input)
+    }
+
+    /// The length of the signature.
+    pub fn signature_bytes(&self) -> usize {
+        signature_bytes(&self.key, self.message.mechanism())
+    }
+
     fn call(&self, module: &Module, input: &[u8]) -> Result<Output> {
         module.backend.sign(self.message.mechanism(), &self.key.blob, input).map(Output::Public)
     }
@@ -176,6 +210,14 @@ impl Message {
         }
     }
 
+    /// Bytes that wait for the end.
+    pub fn gathered_bytes(&self) -> usize {
+        match &self.stage {
+            Stage::Gathering(gathered) => gathered.len(),
+            Stage::Ready | Stage::Hashing(_) => 0,
+        }
+    }
+
     /// The parts are complete: what to sign.
     ///
     /// # Errors
@@ -208,9 +250,7 @@ impl Scheme {
             let mechanism = Mechanism { kind: raw, parameter: mechanism.parameter };
             return Self { mechanism, hash: Hash::Here(digest, function) };
         }
-        let is_mac =
-            digest::hmac_digest(mechanism.kind).is_some() || aes::mac_bytes(mechanism.kind).is_some();
-        let hash = if is_mac { Hash::Inside } else { Hash::None };
+        let hash = if is_mac(mechanism.kind) { Hash::Inside } else { Hash::None };
         Self { mechanism, hash }
     }
 
@@ -226,6 +266,15 @@ impl Scheme {
             Hash::Here(_, function) => Ok(Stage::Hashing(local::hasher(function)?)),
         }
     }
+}
+
+/// Does the mechanism take its data in parts?
+pub fn takes_parts(kind: CK_MECHANISM_TYPE) -> bool {
+    digest::hash_and_sign(kind).is_some() || is_mac(kind)
+}
+
+fn is_mac(kind: CK_MECHANISM_TYPE) -> bool {
+    digest::hmac_digest(kind).is_some() || aes::mac_bytes(kind).is_some()
 }
 
 /// The length of a signature, from what is known of the key.

@@ -2,6 +2,7 @@
 //! uninitialised token, from which `C_InitToken` makes the next.
 
 use std::sync::{Arc, OnceLock, RwLock};
+use std::time::Duration;
 
 use cryptoki_sys::*;
 use hsm_emulator::units::{Error, Result};
@@ -127,6 +128,28 @@ pub fn slot_list(module: &Module, refresh: bool) -> Result<Vec<CK_SLOT_ID>> {
     Ok(read(&module.slots).iter().map(|slot| slot.id).collect())
 }
 
+/// `C_WaitForSlotEvent`: the slot of a token that another process has made.
+///
+/// # Errors
+/// `CKR_NO_EVENT` if it need not wait; `CKR_CRYPTOKI_NOT_INITIALIZED` after `C_Finalize` by another thread; the backend's.
+pub fn wait_for_slot_event(module: &Module, dont_block: bool) -> Result<CK_SLOT_ID> {
+    loop {
+        let known = read(&module.slots).len();
+        slot_list(module, true)?;
+        // Known slots stay, a new one comes before the uninitialised one.
+        if let [.., new, _] = read(&module.slots).as_slice()
+            && read(&module.slots).len() > known
+        {
+            return Ok(new.id);
+        }
+        if dont_block {
+            return Err(Error::new(CKR_NO_EVENT, "no token was made"));
+        }
+        std::thread::sleep(BETWEEN_LOOKS);
+        module.check_current()?;
+    }
+}
+
 /// `C_GetSlotInfo`.
 ///
 /// # Errors
@@ -217,7 +240,7 @@ pub fn mechanism_info(module: &Module, id: CK_SLOT_ID, kind: CK_MECHANISM_TYPE) 
     slot(module, id)?;
     let info = MechanismInfo::of(kind)?;
     let (min, max) = info.key_sizes;
-    Ok(CK_MECHANISM_INFO { ulMinKeySize: min, ulMaxKeySize: max, flags: info.flags })
+    Ok(CK_MECHANISM_INFO { ulMinKeySize: min, ulMaxKeySize: max, flags: info.all_flags() })
 }
 
 /// `C_InitToken`. The slot keeps its number until the library is initialised again.
@@ -320,6 +343,9 @@ fn check_new_pin(pin: &[u8]) -> Result<()> {
 
 const MIN_PIN_BYTES: usize = 4;
 const MAX_PIN_BYTES: usize = 255;
+
+/// How often `C_WaitForSlotEvent` looks for new tokens.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(200);
 
 #[cfg(test)]
 mod tests {

@@ -3,11 +3,15 @@
 
 mod ciphers;
 mod clients;
+mod interfaces;
+mod messages;
 mod objects;
+mod raw;
+mod several_operations;
 mod signatures;
 mod tokens;
 
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use cryptoki::context::Pkcs11;
 use cryptoki::error::{Error, RvError};
@@ -51,9 +55,14 @@ pub fn pkcs11() -> &'static Pkcs11 {
 
 /// A token of a test's own: login is common to all of a process, and tests run side by side.
 pub fn new_token(label: &str) -> Slot {
+    while_no_token_is_made(|| library::new_token(pkcs11(), label))
+}
+
+/// The last slot is the uninitialised one only until another test makes a token in it.
+pub fn while_no_token_is_made<T>(then: impl FnOnce() -> T) -> T {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-    let _lock = ONE_AT_A_TIME.lock().unwrap();
-    library::new_token(pkcs11(), label)
+    let _lock = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    then()
 }
 
 /// A session of the user with a new token.

@@ -195,7 +195,11 @@ impl CryptoUnit {
     ) -> Result<std::sync::Arc<OpenObject>> {
         self.permit_mechanism(mechanism.kind)?;
         let object = self.object(key)?;
-        if object.attributes.bool(usage) != Some(true) {
+        // Without hashing, a signature is one from which the data are recovered.
+        let recovers = usage == CKA_SIGN
+            && matches!(mechanism.kind, CKM_RSA_PKCS | CKM_RSA_X_509)
+            && object.attributes.bool(CKA_SIGN_RECOVER) == Some(true);
+        if !recovers && object.attributes.bool(usage) != Some(true) {
             return Err(Error::new(
                 CKR_KEY_FUNCTION_NOT_PERMITTED,
                 "the key's attributes do not permit this use",

@@ -266,6 +266,7 @@ impl Class {
                 bool(matches!(self.key_type, Some(CKK_AES | CKK_RSA)))
             }
             CKA_SIGN | CKA_VERIFY => bool(true),
+            CKA_SIGN_RECOVER | CKA_VERIFY_RECOVER => bool(self.key_type == Some(CKK_RSA)),
             CKA_DERIVE => bool(matches!((self.class, self.key_type), (CKO_PRIVATE_KEY, Some(CKK_EC)))),
             _ => match row.default {
                 F::No => bool(false),

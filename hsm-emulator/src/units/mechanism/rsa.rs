@@ -114,6 +114,25 @@ pub fn verify(mechanism: &Mechanism, key: &PKeyRef<Public>, data: &[u8], signatu
     }
 }
 
+/// What was signed, for a mechanism that does not hash.
+///
+/// # Errors
+/// `CKR_SIGNATURE_INVALID`, `CKR_SIGNATURE_LEN_RANGE`.
+pub fn verify_recover(mechanism: &Mechanism, key: &PKeyRef<Public>, signature: &[u8]) -> Result<Vec<u8>> {
+    if signature.len() != key.size() {
+        return Err(Error::new(CKR_SIGNATURE_LEN_RANGE, "the signature is not as long as the modulus"));
+    }
+    let mut context = PkeyCtx::new(key).map_err(openssl_error)?;
+    context.verify_recover_init().map_err(openssl_error)?;
+    set_signature_padding(mechanism, &mut context)?;
+    let mut data = vec![0; key.size()];
+    let len = context
+        .verify_recover(signature, Some(&mut data))
+        .map_err(|_| Error::new(CKR_SIGNATURE_INVALID, "the signature is wrong"))?;
+    data.truncate(len);
+    Ok(data)
+}
+
 /// Encrypts with the public key.
 ///
 /// # Errors

@@ -1,0 +1,62 @@
+//! Two operations at once (section 5.13).
+
+use super::*;
+use crate::dual;
+
+exports! {
+    /// Section 5.13.
+    initialized fn C_DigestEncryptUpdate(
+        session: CK_SESSION_HANDLE,
+        part: Bytes,
+        part_len: CK_ULONG,
+        encrypted: Bytes,
+        encrypted_len: Len,
+    ) |call| {
+        let session = call.session(session)?;
+        let out = call.caller.out_buffer(encrypted, encrypted_len)?;
+        let part = call.caller.slice(part, part_len)?;
+        out.deliver(dual::digest_encrypt_update(call.module, &session, out.room(), part)?)
+    };
+
+    /// Section 5.13.
+    initialized fn C_DecryptDigestUpdate(
+        session: CK_SESSION_HANDLE,
+        encrypted: Bytes,
+        encrypted_len: CK_ULONG,
+        part: Bytes,
+        part_len: Len,
+    ) |call| {
+        let session = call.session(session)?;
+        let out = call.caller.out_buffer(part, part_len)?;
+        let encrypted = call.caller.slice(encrypted, encrypted_len)?;
+        out.deliver(dual::decrypt_digest_update(call.module, &session, out.room(), encrypted)?)
+    };
+
+    /// Section 5.13.
+    initialized fn C_SignEncryptUpdate(
+        session: CK_SESSION_HANDLE,
+        part: Bytes,
+        part_len: CK_ULONG,
+        encrypted: Bytes,
+        encrypted_len: Len,
+    ) |call| {
+        let session = call.session(session)?;
+        let out = call.caller.out_buffer(encrypted, encrypted_len)?;
+        let part = call.caller.slice(part, part_len)?;
+        out.deliver(dual::sign_encrypt_update(call.module, &session, out.room(), part)?)
+    };
+
+    /// Section 5.13.
+    initialized fn C_DecryptVerifyUpdate(
+        session: CK_SESSION_HANDLE,
+        encrypted: Bytes,
+        encrypted_len: CK_ULONG,
+        part: Bytes,
+        part_len: Len,
+    ) |call| {
+        let session = call.session(session)?;
+        let out = call.caller.out_buffer(part, part_len)?;
+        let encrypted = call.caller.slice(encrypted, encrypted_len)?;
+        out.deliver(dual::decrypt_verify_update(call.module, &session, out.room(), encrypted)?)
+    };
+}
