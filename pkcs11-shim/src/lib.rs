@@ -31,4 +31,5 @@ pub mod recovery;
 pub mod session;
 pub mod signing;
 pub mod slot_token;
+pub mod trace;
 pub mod verification;

@@ -27,8 +27,9 @@ exports! {
 
 /// `C_GetInfo` of the list of another version.
 pub(super) fn give_info(caller: Caller<'_>, info: *mut CK_INFO, version: CK_VERSION) -> CK_RV {
-    enter(caller, |call| {
+    let given = enter(&caller, |call| {
         call.caller.out(info)?.write(module::info(version));
         Ok(())
-    })
+    });
+    code(given)
 }

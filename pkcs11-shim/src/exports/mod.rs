@@ -15,10 +15,11 @@ use hsm_emulator::units::{Error, Result};
 use crate::arguments::Caller;
 use crate::module::{self, Module};
 use crate::session::Session;
+use crate::trace::{self, Argument};
 
 /// What a call may use.
 struct Call<'a> {
-    caller: Caller<'a>,
+    caller: &'a Caller<'a>,
     module: &'a Module,
     /// The session to poison if the call panics.
     touched: &'a Cell<CK_SESSION_HANDLE>,
@@ -32,7 +33,7 @@ impl Call<'_> {
 }
 
 /// Runs a function that needs the library initialised.
-fn enter(caller: Caller<'_>, body: impl FnOnce(&Call<'_>) -> Result<()>) -> CK_RV {
+fn enter(caller: &Caller<'_>, body: impl FnOnce(&Call<'_>) -> Result<()>) -> Result<()> {
     let touched = Cell::new(CK_INVALID_HANDLE);
     let outcome = guarded(|| {
         let module = module::current()?;
@@ -48,25 +49,35 @@ fn enter(caller: Caller<'_>, body: impl FnOnce(&Call<'_>) -> Result<()>) -> CK_R
             }
             Ok(())
         });
-        CKR_GENERAL_ERROR
+        Err(panicked())
     })
 }
 
 /// Runs a function that works without the library being initialised.
-fn enter_uninitialized(caller: &Caller<'_>, body: impl FnOnce(&Caller<'_>) -> Result<()>) -> CK_RV {
-    guarded(|| body(caller)).unwrap_or(CKR_GENERAL_ERROR)
+fn enter_uninitialized(caller: &Caller<'_>, body: impl FnOnce(&Caller<'_>) -> Result<()>) -> Result<()> {
+    guarded(|| body(caller)).unwrap_or_else(|| Err(panicked()))
 }
 
-/// The return code; `None` after a panic, which must not unwind into C.
-fn guarded(body: impl FnOnce() -> Result<()>) -> Option<CK_RV> {
+/// What `body` gives; `None` after a panic, which must not unwind into C.
+fn guarded(body: impl FnOnce() -> Result<()>) -> Option<Result<()>> {
     match catch_unwind(AssertUnwindSafe(body)) {
-        Ok(Ok(())) => Some(CKR_OK),
-        Ok(Err(error)) => Some(error.code),
+        Ok(result) => Some(result),
         Err(payload) => {
             // Dropping what was thrown could panic again.
             std::mem::forget(payload);
             None
         }
+    }
+}
+
+fn panicked() -> Error {
+    Error::new(CKR_GENERAL_ERROR, "the library failed inside")
+}
+
+fn code(outcome: Result<()>) -> CK_RV {
+    match outcome {
+        Ok(()) => CKR_OK,
+        Err(error) => error.code,
     }
 }
 
@@ -86,12 +97,18 @@ macro_rules! exports {
             pub unsafe extern "C" fn $name($($argument: $type),*) -> CK_RV {
                 // SAFETY: this function's own safety section is the promise.
                 let caller = unsafe { Caller::new() };
-                exports!(@$kind caller, $call, $body)
+                let trace = trace::begin();
+                let outcome = exports!(@$kind caller, $call, $body);
+                if let Some(trace) = trace {
+                    let arguments = [$((stringify!($argument), $argument.shown(&caller))),*];
+                    trace.end(stringify!($name), &arguments, &outcome);
+                }
+                code(outcome)
             }
         )*
     };
     (@always $caller:ident, $call:ident, $body:expr) => { enter_uninitialized(&$caller, |$call| $body) };
-    (@initialized $caller:ident, $call:ident, $body:expr) => { enter($caller, |$call| $body) };
+    (@initialized $caller:ident, $call:ident, $body:expr) => { enter(&$caller, |$call| $body) };
 }
 
 // After the macro: they use it.
@@ -122,9 +139,9 @@ mod tests {
 
     #[test]
     fn a_panic_does_not_reach_the_caller() {
-        assert_eq!(guarded(|| Ok(())), Some(CKR_OK));
+        assert_eq!(guarded(|| Ok(())), Some(Ok(())));
         let refused = || Err(Error::new(CKR_DATA_INVALID, "refused"));
-        assert_eq!(guarded(refused), Some(CKR_DATA_INVALID));
+        assert_eq!(guarded(refused).map(code), Some(CKR_DATA_INVALID));
         assert_eq!(guarded(|| panic!("not foreseen")), None);
     }
 }

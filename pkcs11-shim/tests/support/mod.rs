@@ -14,7 +14,7 @@ pub fn functions() -> &'static CK_FUNCTION_LIST {
     let mut list: *mut CK_FUNCTION_LIST = ptr::null_mut();
     // SAFETY: the pointer is valid, and the list is static.
     unsafe {
-        assert_eq!(hsm_pkcs11::exports::C_GetFunctionList(&raw mut list), CKR_OK);
+        assert_eq!(hsm_pkcs11::exports::interfaces::C_GetFunctionList(&raw mut list), CKR_OK);
         &*list
     }
 }
