@@ -6,7 +6,11 @@
 #![allow(unsafe_code)]
 
 use std::cell::Cell;
+use std::ffi::{CStr, OsStr};
+use std::mem::MaybeUninit;
+use std::os::unix::ffi::OsStrExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use cryptoki_sys::*;
@@ -124,7 +128,7 @@ exports! {
 
     /// Section 5.4.
     initialized fn C_GetInfo(info: *mut CK_INFO) |call| {
-        call.caller.out(info)?.write(module::info());
+        call.caller.out(info)?.write(module::info(call.module));
         Ok(())
     };
 
@@ -781,6 +785,22 @@ fn not_parallel() -> Result<()> {
     Err(Error::new(CKR_FUNCTION_NOT_PARALLEL, "functions are not executed in parallel"))
 }
 
+/// The file that the loader has taken this code from, by the name that it was asked for: a link is not followed.
+pub fn loaded_from() -> Option<PathBuf> {
+    let mut found = MaybeUninit::<libc::Dl_info>::uninit();
+    let function: CK_C_GetFunctionList = Some(C_GetFunctionList);
+    // SAFETY: `dladdr` looks the address up and writes the structure, if its answer is not 0.
+    let file = unsafe {
+        match libc::dladdr(function? as *const std::ffi::c_void, found.as_mut_ptr()) {
+            0 => return None,
+            _ => found.assume_init().dli_fname,
+        }
+    };
+    // SAFETY: NULL, or the loader's own text, which stays as long as this code is loaded.
+    let file = unsafe { (!file.is_null()).then(|| CStr::from_ptr(file)) }?;
+    Some(OsStr::from_bytes(file.to_bytes()).into())
+}
+
 const _: () = assert!(
     size_of::<CK_FUNCTION_LIST>() == 8 + 68 * size_of::<CK_C_Initialize>(),
     "a 2.40 function list has a version and 68 functions"
@@ -789,6 +809,12 @@ const _: () = assert!(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_file_of_this_code_is_known() {
+        let own = std::env::current_exe().expect("running");
+        assert_eq!(loaded_from().expect("loaded").canonicalize().expect("there"), own);
+    }
 
     #[test]
     fn a_panic_does_not_reach_the_caller() {
