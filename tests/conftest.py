@@ -19,7 +19,7 @@ _numbers = itertools.count(1)
 
 
 def pytest_sessionstart() -> None:
-    missing = [name for name in ("hsm-emulator", "tke", "cos-service", "libhsm_pkcs11.so") if not (BIN / name).exists()]
+    missing = [name for name in ("hsm-emulator", "tke", "cos-service", "hsm-util", "libhsm_pkcs11.so") if not (BIN / name).exists()]
     if missing:
         pytest.exit(f"not built: {', '.join(missing)}; run scripts/test, or cargo build --release", returncode=3)
 

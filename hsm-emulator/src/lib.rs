@@ -7,7 +7,6 @@ pub mod durable_file;
 #[cfg(feature = "edge")]
 pub mod edge;
 pub mod keystore;
-#[cfg(feature = "edge")]
 pub mod secret_input;
 pub mod services;
 pub mod units;

@@ -2,7 +2,8 @@
 
 use std::fmt::Display;
 use std::fs::{File, OpenOptions};
-use std::io::{Read, Write};
+use std::io::{self, IsTerminal, Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
@@ -28,7 +29,7 @@ pub enum Error {
 /// # Errors
 /// [`Error::Refused`] if it cannot be read, is longer than 64 KiB, or is no text.
 pub fn read(path: &Path) -> Result<Zeroizing<String>, Error> {
-    let failed = |error: std::io::Error| Error::Refused(format!("{}: {error}", path.display()));
+    let failed = |error: io::Error| Error::Refused(format!("{}: {error}", path.display()));
     let file = File::open(path).map_err(failed)?;
     let metadata = file.metadata().map_err(failed)?;
     let mode = metadata.permissions().mode() & 0o777;
@@ -55,6 +56,23 @@ pub fn ask(question: &str) -> Result<Zeroizing<String>, Error> {
     let terminal = OpenOptions::new().read(true).write(true).open("/dev/tty");
     let mut terminal = terminal.map_err(|_| Error::NoTerminal)?;
     write!(terminal, "{question}\n> ").map_err(refused)?;
+    hidden_line(terminal)
+}
+
+/// A line of standard input that is not shown while it is typed; the caller has asked.
+///
+/// # Errors
+/// As [`ask`]; [`Error::NoTerminal`] if standard input is none.
+pub fn from_standard_input() -> Result<Zeroizing<String>, Error> {
+    if !io::stdin().is_terminal() {
+        return Err(Error::NoTerminal);
+    }
+    // Around the buffer of `stdin`, which would keep a copy.
+    let terminal = io::stdin().as_fd().try_clone_to_owned().map_err(refused)?;
+    hidden_line(terminal.into())
+}
+
+fn hidden_line(mut terminal: File) -> Result<Zeroizing<String>, Error> {
     let hidden = HiddenInput::begin(&terminal)?;
     let mut line = Zeroizing::new(Vec::with_capacity(MAX_PASSWORD_BYTES));
     let mut byte = Zeroizing::new([0]);

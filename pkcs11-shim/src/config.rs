@@ -10,9 +10,14 @@
 //! | `HSM_API_KEY_FILE` | `api_key_file` | a file with it |
 //!
 //! The environment wins over the file. Nothing set: embedded, under the user's data directory.
+//!
+//! The library takes SoftHSM's place if it is loaded by the name `libsofthsm2.so`, or if `SOFTHSM2_CONF` is set and none of
+//! `HSM_PKCS11_CONFIG`, `HSM_PKCS11_STATE`, `HSM_GRPC_ENDPOINT` is. Then it looks as SoftHSM does, and unless one of
+//! these three says where the HSM is, SoftHSM's configuration file does ([`crate::softhsm_conf`]).
 
 use std::env;
 use std::fs;
+use std::io::Write;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
@@ -20,6 +25,20 @@ use cryptoki_sys::CKR_FUNCTION_FAILED;
 use hsm_emulator::units::{Error, Result};
 use serde::Deserialize;
 use zeroize::Zeroizing;
+
+use crate::appearance::{Appearance, Identity};
+use crate::softhsm_conf::{self, LogLevel, SoftHsmConf};
+
+/// All that the library is told.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Where the HSM is.
+    pub hsm: Config,
+    /// What the application gets to see.
+    pub appearance: Appearance,
+    /// From where on events go to the system's log; `None`: none does.
+    pub log_level: Option<LogLevel>,
+}
 
 /// Which backend, with all it needs.
 #[derive(Debug, PartialEq, Eq)]
@@ -80,17 +99,49 @@ enum BackendName {
     Remote,
 }
 
-impl Config {
-    /// Reads the environment and the file it names.
+impl Settings {
+    /// Reads the environment and the files it names. `loaded_as`: the file that the library was loaded from.
     ///
     /// # Errors
-    /// `CKR_FUNCTION_FAILED` with the reason.
-    pub fn load() -> Result<Self> {
-        Self::resolve(|name| {
+    /// `CKR_FUNCTION_FAILED` with the reason; `CKR_GENERAL_ERROR` if it is about SoftHSM's configuration.
+    pub fn load(loaded_as: Option<&Path>) -> Result<Self> {
+        let variable = |name: &str| {
             env::var_os(name).and_then(|value| value.into_string().ok()).filter(|v| !v.is_empty())
-        })
+        };
+        Self::resolve(loaded_as, variable)
     }
 
+    fn resolve(loaded_as: Option<&Path>, variable: impl Fn(&str) -> Option<String>) -> Result<Self> {
+        let located = OWN_VARIABLES.iter().any(|name| variable(name).is_some());
+        let named = loaded_as.is_some_and(is_softhsm_name);
+        if !named && (located || variable(softhsm_conf::VARIABLE).is_none()) {
+            let hsm = Config::resolve(variable)?;
+            return Ok(Self { hsm, appearance: Appearance::OWN, log_level: None });
+        }
+        let note = |text| {
+            let _ = writeln!(std::io::stderr(), "hsm_pkcs11: SoftHSM's configuration: {text}");
+        };
+        let conf = SoftHsmConf::find(&variable, note)?;
+        let hsm = match &conf {
+            Some(conf) if !located => Config::Embedded { state: conf.state()? },
+            _ => Config::resolve(variable)?,
+        };
+        let conf = conf.unwrap_or_default();
+        Ok(Self { hsm, appearance: conf.appearance, log_level: Some(conf.log_level) })
+    }
+
+    /// Does the library stand in for SoftHSM?
+    pub fn is_softhsm(&self) -> bool {
+        self.appearance.identity == Identity::SoftHsm
+    }
+}
+
+/// Is this the name of SoftHSM's library?
+pub fn is_softhsm_name(library: &Path) -> bool {
+    library.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"libsofthsm2.so"))
+}
+
+impl Config {
     fn resolve(variable: impl Fn(&str) -> Option<String>) -> Result<Self> {
         let file = match variable("HSM_PKCS11_CONFIG") {
             Some(path) => {
@@ -174,6 +225,9 @@ fn bad(message: String) -> Error {
     Error::new(CKR_FUNCTION_FAILED, message)
 }
 
+/// Those that say where the HSM is.
+const OWN_VARIABLES: [&str; 3] = ["HSM_PKCS11_CONFIG", "HSM_PKCS11_STATE", "HSM_GRPC_ENDPOINT"];
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -224,5 +278,46 @@ mod tests {
         assert_eq!(endpoints, [Endpoint::Unix("/x".into())]);
         assert!(with_file("endpoints = ['https://h:1']", &[("HSM_API_KEY", "k")]).is_err());
         assert!(with_file("endpoints = ['http://h:1']", &[]).is_err());
+    }
+
+    fn settings(loaded_as: &str, variables: &[(&str, &str)]) -> Result<Settings> {
+        let variable =
+            |name: &str| variables.iter().find(|(n, _)| *n == name).map(|(_, value)| (*value).to_owned());
+        Settings::resolve(Some(Path::new(loaded_as)), variable)
+    }
+
+    /// A token directory, and the path of a configuration that names it.
+    fn softhsm_conf() -> (tempfile::TempDir, String) {
+        let tokens = tempfile::tempdir().expect("directory");
+        let path = tokens.path().join("softhsm2.conf");
+        let text = format!("directories.tokendir = {}\nslots.removable = true\n", tokens.path().display());
+        fs::write(&path, text).expect("written");
+        let path = path.to_str().expect("UTF-8").to_owned();
+        (tokens, path)
+    }
+
+    #[test]
+    fn softhsms_configuration_is_followed_unless_the_own_says_where_the_hsm_is() {
+        let (tokens, conf) = softhsm_conf();
+        let stands_in = settings("/lib/libhsm_pkcs11.so", &[("SOFTHSM2_CONF", &conf)]).expect("valid");
+        assert_eq!(stands_in.hsm, Config::Embedded { state: tokens.path().join("hsm-emulator") });
+        assert!(stands_in.is_softhsm() && stands_in.appearance.removable);
+        assert_eq!(stands_in.log_level, Some(LogLevel::Error));
+        let own = settings("/lib/libhsm_pkcs11.so", &[("SOFTHSM2_CONF", &conf), ("HSM_PKCS11_STATE", "/s")]);
+        let own = own.expect("valid");
+        assert_eq!(own.hsm, Config::Embedded { state: "/s".into() });
+        assert_eq!(own.appearance, Appearance::OWN);
+    }
+
+    #[test]
+    fn by_softhsms_name_it_looks_like_softhsm_wherever_the_hsm_is() {
+        let (tokens, conf) = softhsm_conf();
+        let name = "/usr/lib/softhsm/libsofthsm2.so";
+        let there = settings(name, &[("SOFTHSM2_CONF", &conf), ("HSM_PKCS11_STATE", "/s")]).expect("valid");
+        assert_eq!(there.hsm, Config::Embedded { state: "/s".into() });
+        assert!(there.is_softhsm() && there.appearance.removable);
+        let here = settings(name, &[("SOFTHSM2_CONF", &conf)]).expect("valid");
+        assert_eq!(here.hsm, Config::Embedded { state: tokens.path().join("hsm-emulator") });
+        assert!(settings(name, &[("SOFTHSM2_CONF", "/none/such")]).is_err());
     }
 }

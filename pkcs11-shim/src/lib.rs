@@ -4,6 +4,7 @@
 //! sessions, objects and operations, one module for each chapter of the standard -> [`backend`].
 //! Unsafe code is in the first two and in [`fork`] alone.
 
+pub mod appearance;
 pub mod arguments;
 pub mod attribute_kinds;
 pub mod backend;
@@ -17,6 +18,7 @@ pub mod fork;
 pub mod handles;
 pub mod key_mgmt;
 pub mod local;
+pub mod mechanism_names;
 pub mod mechanisms;
 pub mod message_encryption;
 pub mod message_signing;
@@ -31,5 +33,7 @@ pub mod recovery;
 pub mod session;
 pub mod signing;
 pub mod slot_token;
+pub mod softhsm_conf;
+pub mod system_log;
 pub mod trace;
 pub mod verification;

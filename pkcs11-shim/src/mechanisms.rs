@@ -4,7 +4,7 @@ use cryptoki_sys::*;
 use hsm_emulator::units::mechanism::{Mechanism, Parameter};
 use hsm_emulator::units::{Error, Result};
 
-use crate::{local, signing};
+use crate::{local, module, signing};
 
 /// What is known of a mechanism before any key is.
 pub struct MechanismInfo {
@@ -90,7 +90,7 @@ impl MechanismInfo {
     pub fn of(kind: CK_MECHANISM_TYPE) -> Result<&'static Self> {
         MECHANISMS
             .iter()
-            .find(|info| info.kind == kind)
+            .find(|info| info.kind == kind && module::offers(kind))
             .ok_or_else(|| Error::new(CKR_MECHANISM_INVALID, "no such mechanism"))
     }
 

@@ -10,18 +10,22 @@ use arc_swap::{ArcSwapOption, Guard};
 use cryptoki_sys::*;
 use hsm_emulator::units::{Error, Result};
 
+use crate::appearance::Appearance;
 use crate::backend::{self, Backend};
-use crate::config::Config;
+use crate::config::Settings;
+use crate::exports;
 use crate::fork;
 use crate::handles::HandleTable;
 use crate::object::Object;
 use crate::operation_state::SavedOperations;
 use crate::session::Session;
 use crate::slot_token::{self, Slot};
+use crate::system_log;
 
 /// Everything that one initialisation of the library holds.
 pub struct Module {
     process: u64,
+    pub(crate) appearance: Appearance,
     pub(crate) backend: Box<dyn Backend>,
     pub(crate) slots: RwLock<Vec<Arc<Slot>>>,
     pub(crate) sessions: HandleTable<Session>,
@@ -34,10 +38,11 @@ impl Module {
     ///
     /// # Errors
     /// The backend's, if it can't list its tokens.
-    pub fn new(backend: Box<dyn Backend>) -> Result<Self> {
+    pub fn new(backend: Box<dyn Backend>, appearance: Appearance) -> Result<Self> {
         let slots = RwLock::new(slot_token::arrange(&backend.tokens()?, Vec::new()));
         Ok(Self {
             process: fork::adopt(),
+            appearance,
             backend,
             slots,
             sessions: HandleTable::new(),
@@ -108,17 +113,24 @@ pub fn initialize() -> Result<()> {
     fork::adopt();
     fork::register_handlers(before_fork, after_fork_in_parent, after_fork_in_child);
     leave_parent_behind();
-    let module =
-        Config::load().and_then(|config| Module::new(backend::open(&config)?)).inspect_err(|error| {
-            // The application gets a number; whoever configured it needs to know what is wrong.
-            let _ = writeln!(std::io::stderr(), "hsm_pkcs11: {error}");
-        })?;
+    let module = configured().inspect_err(|error| {
+        // The application gets a number; whoever configured it needs to know what is wrong.
+        let _ = writeln!(std::io::stderr(), "hsm_pkcs11: {error}");
+    })?;
     let module = Arc::new(module);
     let previous = MODULE.compare_and_swap(&None::<Arc<Module>>, Some(module));
     match *previous {
         None => Ok(()),
         Some(_) => Err(already_initialized()),
     }
+}
+
+fn configured() -> Result<Module> {
+    let settings = Settings::load(exports::interfaces::loaded_from().as_deref())?;
+    if let Some(level) = settings.log_level {
+        system_log::begin(level);
+    }
+    Module::new(backend::open(&settings.hsm)?, settings.appearance)
 }
 
 /// `C_Finalize`. Calls that run in other threads end as if they had come before.
@@ -131,14 +143,22 @@ pub fn finalize() -> Result<()> {
 }
 
 /// `C_GetInfo` of the function list of this version.
-pub fn info(version: CK_VERSION) -> CK_INFO {
+pub fn info(module: &Module, version: CK_VERSION) -> CK_INFO {
+    let identity = module.appearance.identity;
+    let (manufacturer, description) = identity.library();
     CK_INFO {
         cryptokiVersion: version,
-        manufacturerID: padded(MANUFACTURER),
+        manufacturerID: manufacturer,
         flags: 0,
-        libraryDescription: padded("PKCS #11 for the HSM emulator"),
-        libraryVersion: library_version(),
+        libraryDescription: description,
+        libraryVersion: identity.version(),
     }
+}
+
+/// May the mechanism be seen and used? Without a module in use, there is nothing that forbids it.
+pub fn offers(mechanism: CK_MECHANISM_TYPE) -> bool {
+    let Ok(module) = current() else { return true };
+    module.as_ref().is_none_or(|module| module.appearance.mechanisms.allows(mechanism))
 }
 
 /// Text in a field of fixed length: UTF-8, padded with blanks, not terminated.
@@ -150,15 +170,6 @@ pub fn padded<const N: usize>(text: &str) -> [u8; N] {
     }
     field[..len].copy_from_slice(&text.as_bytes()[..len]);
     field
-}
-
-/// The version of this library.
-pub fn library_version() -> CK_VERSION {
-    let number = |text: &str| text.parse().unwrap_or(0);
-    CK_VERSION {
-        major: number(env!("CARGO_PKG_VERSION_MAJOR")),
-        minor: number(env!("CARGO_PKG_VERSION_MINOR")),
-    }
 }
 
 thread_local! {
@@ -210,8 +221,6 @@ pub const CRYPTOKI_2_40: CK_VERSION = CK_VERSION { major: 2, minor: 40 };
 pub const CRYPTOKI_3_0: CK_VERSION = CK_VERSION { major: 3, minor: 0 };
 /// The newest one.
 pub const CRYPTOKI_3_2: CK_VERSION = CK_VERSION { major: 3, minor: 2 };
-/// For every field that names one.
-pub const MANUFACTURER: &str = "HSM emulator";
 
 #[cfg(test)]
 mod tests {

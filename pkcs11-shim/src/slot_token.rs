@@ -7,11 +7,12 @@ use std::time::Duration;
 use cryptoki_sys::*;
 use hsm_emulator::units::{Error, Result};
 
+use crate::appearance::{Appearance, Identity};
 use crate::backend::{Grant, Token, User};
 use crate::catalogue::Catalogue;
 use crate::handles::{read, write};
 use crate::mechanisms::{MECHANISMS, MechanismInfo};
-use crate::module::{MANUFACTURER, Module, library_version, padded};
+use crate::module::{Module, padded};
 use crate::session::Session;
 
 /// A slot with its token, and what this process does with it.
@@ -90,7 +91,8 @@ impl Slot {
 }
 
 /// Puts tokens into slots: known ones stay where they are, new ones get a slot whose number is the low
-/// 31 bits of the serial number, and there is always one uninitialised slot.
+/// 31 bits of the serial number, and there is always one uninitialised slot. Slots are in the order of their
+/// numbers, the uninitialised one last, as SoftHSM has them.
 pub fn arrange(tokens: &[Token], mut slots: Vec<Arc<Slot>>) -> Vec<Arc<Slot>> {
     let is_free = |slot: &Arc<Slot>| slot.serial.get().is_none();
     let mut free: Vec<_> = slots.extract_if(.., |slot| is_free(slot)).collect();
@@ -111,6 +113,7 @@ pub fn arrange(tokens: &[Token], mut slots: Vec<Arc<Slot>>) -> Vec<Arc<Slot>> {
         }
         free.push(Arc::new(Slot::new(id, None)));
     }
+    slots.sort_by_key(|slot| slot.id);
     slots.append(&mut free);
     slots
 }
@@ -156,13 +159,13 @@ pub fn wait_for_slot_event(module: &Module, dont_block: bool) -> Result<CK_SLOT_
 /// `CKR_SLOT_ID_INVALID`.
 pub fn slot_info(module: &Module, id: CK_SLOT_ID) -> Result<CK_SLOT_INFO> {
     let slot = slot(module, id)?;
-    let description = format!("HSM emulator slot {:#x}", slot.id);
+    let Appearance { identity, removable, .. } = module.appearance;
     Ok(CK_SLOT_INFO {
-        slotDescription: padded(&description),
-        manufacturerID: padded(MANUFACTURER),
-        flags: CKF_TOKEN_PRESENT,
-        hardwareVersion: library_version(),
-        firmwareVersion: library_version(),
+        slotDescription: identity.slot_description(slot.id),
+        manufacturerID: identity.manufacturer(),
+        flags: CKF_TOKEN_PRESENT | if removable { CKF_REMOVABLE_DEVICE } else { 0 },
+        hardwareVersion: identity.version(),
+        firmwareVersion: identity.version(),
     })
 }
 
@@ -178,12 +181,13 @@ pub fn token_info(module: &Module, id: CK_SLOT_ID) -> Result<CK_TOKEN_INFO> {
     };
     let usage = read(&slot.usage);
     let (label, serial) = token.as_ref().map_or(("", ""), |t| (&*t.label, &*t.serial));
+    let identity = module.appearance.identity;
     Ok(CK_TOKEN_INFO {
         label: padded(label),
-        manufacturerID: padded(MANUFACTURER),
-        model: padded("HSM emulator"),
+        manufacturerID: identity.manufacturer(),
+        model: identity.model(),
         serialNumber: padded(serial),
-        flags: token_flags(token.as_ref()),
+        flags: token_flags(token.as_ref(), identity),
         ulMaxSessionCount: CK_EFFECTIVELY_INFINITE,
         ulSessionCount: usage.sessions,
         ulMaxRwSessionCount: CK_EFFECTIVELY_INFINITE,
@@ -194,15 +198,15 @@ pub fn token_info(module: &Module, id: CK_SLOT_ID) -> Result<CK_TOKEN_INFO> {
         ulFreePublicMemory: CK_UNAVAILABLE_INFORMATION,
         ulTotalPrivateMemory: CK_UNAVAILABLE_INFORMATION,
         ulFreePrivateMemory: CK_UNAVAILABLE_INFORMATION,
-        hardwareVersion: library_version(),
-        firmwareVersion: library_version(),
+        hardwareVersion: identity.version(),
+        firmwareVersion: identity.version(),
         utcTime: [b' '; 16],
     })
 }
 
-fn token_flags(token: Option<&Token>) -> CK_FLAGS {
+fn token_flags(token: Option<&Token>, identity: Identity) -> CK_FLAGS {
     let mut flags = CKF_RNG | CKF_LOGIN_REQUIRED | CKF_RESTORE_KEY_NOT_NEEDED;
-    let Some(token) = token else { return flags };
+    let Some(token) = token else { return flags | identity.uninitialized_token_flags() };
     flags |= CKF_TOKEN_INITIALIZED;
     if token.user_pin_initialized {
         flags |= CKF_USER_PIN_INITIALIZED;
@@ -229,7 +233,8 @@ fn token_flags(token: Option<&Token>) -> CK_FLAGS {
 /// `CKR_SLOT_ID_INVALID`.
 pub fn mechanism_list(module: &Module, id: CK_SLOT_ID) -> Result<Vec<CK_MECHANISM_TYPE>> {
     slot(module, id)?;
-    Ok(MECHANISMS.iter().map(|info| info.kind).collect())
+    let offered = &module.appearance.mechanisms;
+    Ok(MECHANISMS.iter().map(|info| info.kind).filter(|kind| offered.allows(*kind)).collect())
 }
 
 /// `C_GetMechanismInfo`.
@@ -390,11 +395,17 @@ mod tests {
     }
 
     #[test]
+    fn the_order_is_that_of_the_numbers() {
+        let tokens = [token("00000000000000bb"), token("0000000000000003")];
+        assert_eq!(ids(&arrange(&tokens, Vec::new())), [3, 0xbb, 2]);
+    }
+
+    #[test]
     fn pin_flags_follow_the_failures() {
         let mut token = token("1");
         token.user_pin_failures = 9;
         token.so_pin_failures = 10;
-        let flags = token_flags(Some(&token));
+        let flags = token_flags(Some(&token), Identity::Own);
         assert_ne!(flags & CKF_USER_PIN_FINAL_TRY, 0);
         assert_eq!(flags & CKF_USER_PIN_LOCKED, 0);
         assert_ne!(flags & CKF_SO_PIN_LOCKED, 0);

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use cryptoki_sys::CKR_DEVICE_ERROR;
+use cryptoki_sys::{CKR_DEVICE_ERROR, CKR_TOKEN_NOT_PRESENT};
 use hsm_emulator::services::region::{self, Layout, Region};
 use hsm_emulator::services::tokens::Tokens;
 use hsm_emulator::units::mechanism::Mechanism;
@@ -25,12 +25,28 @@ impl EmbeddedBackend {
     /// `CKR_DEVICE_ERROR`, and the unit's.
     pub fn open(state: &Path) -> Result<Self> {
         let layout = Layout { region: "local".to_owned(), operational: 1, recovery: 0, master_key: true };
-        let region = Arc::new(Region::open(state, &layout).map_err(|error| match error {
-            region::Error::Unit(error) => error,
-            other => Error::new(CKR_DEVICE_ERROR, other.to_string()),
-        })?);
+        let region = Arc::new(Region::open(state, &layout).map_err(from_region)?);
         let tokens = Tokens::new(region.clone())?;
         Ok(Self { region, tokens })
+    }
+
+    /// Deletes a token with all its objects, without its PINs: who may write to the state directory may do so.
+    ///
+    /// # Errors
+    /// `CKR_TOKEN_NOT_PRESENT`; `CKR_DEVICE_ERROR` if the keystore cannot be written.
+    pub fn delete_token(&self, serial: &str) -> Result<()> {
+        match self.region.delete_token(serial) {
+            Ok(Some(_)) => Ok(()),
+            Ok(None) => Err(Error::new(CKR_TOKEN_NOT_PRESENT, "no such token")),
+            Err(error) => Err(from_region(error)),
+        }
+    }
+}
+
+fn from_region(error: region::Error) -> Error {
+    match error {
+        region::Error::Unit(error) => error,
+        other => Error::new(CKR_DEVICE_ERROR, other.to_string()),
     }
 }
 

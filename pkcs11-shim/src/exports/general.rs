@@ -20,7 +20,7 @@ exports! {
 
     /// Section 5.4.
     initialized fn C_GetInfo(info: *mut CK_INFO) |call| {
-        call.caller.out(info)?.write(module::info(CRYPTOKI_2_40));
+        call.caller.out(info)?.write(module::info(call.module, CRYPTOKI_2_40));
         Ok(())
     };
 }
@@ -28,7 +28,7 @@ exports! {
 /// `C_GetInfo` of the list of another version.
 pub(super) fn give_info(caller: Caller<'_>, info: *mut CK_INFO, version: CK_VERSION) -> CK_RV {
     let given = enter(&caller, |call| {
-        call.caller.out(info)?.write(module::info(version));
+        call.caller.out(info)?.write(module::info(call.module, version));
         Ok(())
     });
     code(given)

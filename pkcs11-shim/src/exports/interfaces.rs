@@ -1,6 +1,9 @@
 //! The lists of functions, and how an application gets at them (version 3.0 section 5.4).
 
-use std::ffi::c_void;
+use std::ffi::{CStr, OsStr, c_void};
+use std::mem::MaybeUninit;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 
 use super::dual::*;
 use super::general::*;
@@ -139,3 +142,30 @@ const _: () = assert!(
         && size_of::<CK_FUNCTION_LIST_3_2>() == 8 + 104 * size_of::<CK_C_Initialize>(),
     "a list has a version, and 68 functions, 92, or 104"
 );
+
+/// The file that the loader has taken this code from, by the name that it was asked for: a link is not followed.
+pub fn loaded_from() -> Option<PathBuf> {
+    let mut found = MaybeUninit::<libc::Dl_info>::uninit();
+    let function: CK_C_GetFunctionList = Some(C_GetFunctionList);
+    // SAFETY: `dladdr` looks the address up and writes the structure, if its answer is not 0.
+    let file = unsafe {
+        match libc::dladdr(function? as *const c_void, found.as_mut_ptr()) {
+            0 => return None,
+            _ => found.assume_init().dli_fname,
+        }
+    };
+    // SAFETY: NULL, or the loader's own text, which stays as long as this code is loaded.
+    let file = unsafe { (!file.is_null()).then(|| CStr::from_ptr(file)) }?;
+    Some(OsStr::from_bytes(file.to_bytes()).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_file_of_this_code_is_known() {
+        let own = std::env::current_exe().expect("running");
+        assert_eq!(loaded_from().expect("loaded").canonicalize().expect("there"), own);
+    }
+}
