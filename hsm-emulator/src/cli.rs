@@ -15,6 +15,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use hsm_emulator::edge::pair;
 use hsm_emulator::edge::server::{self, AUDIT, Options};
+use hsm_emulator::edge::tls;
 use hsm_emulator::keystore::Location;
 use hsm_emulator::services::audit;
 use hsm_emulator::services::region::{Layout, Region};
@@ -146,6 +147,19 @@ struct Serve {
     /// Serve on this Unix socket too.
     #[arg(long)]
     socket: Option<PathBuf>,
+    /// Serve by TLS on this address too, which may be one that other machines reach; port 0 takes a free one,
+    /// written to STATE/tls-endpoint. Without --tls-certificate, one is made: STATE/tls/certificate.pem is its authority.
+    #[arg(long)]
+    tls_listen: Option<SocketAddr>,
+    /// The server's certificate, in PEM.
+    #[arg(long, requires = "tls_key", requires = "tls_listen", value_name = "FILE")]
+    tls_certificate: Option<PathBuf>,
+    /// Its private key, in PEM.
+    #[arg(long, requires = "tls_certificate", value_name = "FILE")]
+    tls_key: Option<PathBuf>,
+    /// By TLS, let in only clients with a certificate of this authority (PEM).
+    #[arg(long, requires = "tls_listen", value_name = "FILE")]
+    tls_client_ca: Option<PathBuf>,
     /// Where the other region of a pair reaches this one: always the same address, not port 0, for a region that is
     /// paired. Both prove themselves with certificates.
     #[arg(long)]
@@ -231,11 +245,17 @@ fn serve_until_signal(serve: Serve) -> Result<(), Error> {
         silence: serve.partner_timeout,
         promote_after: serve.promote_after,
     };
+    let tls = serve.tls_listen.map(|listen| tls::Options {
+        listen,
+        certificate: serve.tls_certificate.zip(serve.tls_key),
+        client_authority: serve.tls_client_ca,
+    });
     let keystore = serve.new.keystore.location(&serve.new.state);
     let options = Options {
         keystore,
         state: serve.new.state,
         listen: serve.listen,
+        tls,
         socket: serve.socket,
         layout,
         pair,

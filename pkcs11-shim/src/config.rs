@@ -8,12 +8,19 @@
 //! | `HSM_GRPC_ENDPOINT` | `endpoints` | the regions of a remote HSM, home first (comma-separated in the environment); a lost one is left for the next, and come back to |
 //! | `HSM_API_KEY` | | API key for the remote HSM |
 //! | `HSM_API_KEY_FILE` | `api_key_file` | a file with it |
+//! | `HSM_CA_FILE` | `ca_file` | for `https://` endpoints: the authority of their certificates, in PEM; without, those that the system trusts |
+//! | `HSM_CLIENT_CERTIFICATE_FILE` | `client_certificate_file` | the application's certificate, in PEM, for an HSM that wants one |
+//! | `HSM_CLIENT_KEY_FILE` | `client_key_file` | its private key |
+//! | `EP11CLIENT_CFG` | | path of a `grep11client.yaml`, if nothing above says where the HSM is ([`grep11_client`]) |
 //!
 //! The environment wins over the file. Nothing set: embedded, under the user's data directory.
 //!
 //! The library takes SoftHSM's place if it is loaded by the name `libsofthsm2.so`, or if `SOFTHSM2_CONF` is set and none of
 //! `HSM_PKCS11_CONFIG`, `HSM_PKCS11_STATE`, `HSM_GRPC_ENDPOINT` is. Then it looks as SoftHSM does, and unless one of
 //! these three says where the HSM is, SoftHSM's configuration file does ([`crate::softhsm_conf`]).
+
+pub mod grep11_client;
+pub mod tls;
 
 use std::env;
 use std::fs;
@@ -26,6 +33,7 @@ use hsm_emulator::units::{Error, Result};
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
+use self::tls::{Tls, TlsFiles};
 use crate::appearance::{Appearance, Identity};
 use crate::softhsm_conf::{self, LogLevel, SoftHsmConf};
 
@@ -54,14 +62,18 @@ pub enum Config {
         endpoints: Vec<Endpoint>,
         /// Proof of who calls.
         api_key: ApiKey,
+        /// For those that are reached by TLS.
+        tls: Tls,
     },
 }
 
 /// Where a remote HSM listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Endpoint {
-    /// `http://host:port`.
+    /// `http://host:port`, on this machine.
     Tcp(String),
+    /// `https://host:port`.
+    Tls(String),
     /// `unix:/path`.
     Unix(PathBuf),
 }
@@ -90,6 +102,9 @@ struct File {
     state: Option<PathBuf>,
     endpoints: Option<Vec<String>>,
     api_key_file: Option<PathBuf>,
+    ca_file: Option<PathBuf>,
+    client_certificate_file: Option<PathBuf>,
+    client_key_file: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Deserialize, PartialEq, Eq)]
@@ -153,6 +168,17 @@ impl Config {
         let state = variable("HSM_PKCS11_STATE").map(PathBuf::from);
         let endpoints =
             variable("HSM_GRPC_ENDPOINT").map(|list| list.split(',').map(|e| e.trim().to_owned()).collect());
+        let given_key = || match (variable("HSM_API_KEY"), variable("HSM_API_KEY_FILE")) {
+            (Some(key), _) => Ok(Some(ApiKey(Zeroizing::new(key)))),
+            (None, Some(path)) => read_key(Path::new(&path)).map(Some),
+            (None, None) => Ok(None),
+        };
+        let located = OWN_VARIABLES.iter().any(|name| variable(name).is_some());
+        if let Some(path) = variable("EP11CLIENT_CFG")
+            && !located
+        {
+            return grep11_client::load(Path::new(&path), given_key()?);
+        }
         let backend = match (&state, &endpoints, file.backend) {
             (Some(_), _, _) => BackendName::Embedded,
             (None, _, Some(named)) => named,
@@ -173,13 +199,18 @@ impl Config {
         if endpoints.is_empty() {
             return Err(bad("the list of endpoints is empty".into()));
         }
-        let key_file = variable("HSM_API_KEY_FILE").map(PathBuf::from).or(file.api_key_file);
-        let api_key = match (variable("HSM_API_KEY"), key_file) {
-            (Some(key), _) => Zeroizing::new(key),
+        let api_key = match (given_key()?, file.api_key_file) {
+            (Some(key), _) => key,
             (None, Some(path)) => read_key(&path)?,
             (None, None) => return Err(bad("the remote backend has no API key".into())),
         };
-        Ok(Self::Remote { endpoints, api_key: ApiKey(api_key) })
+        let path = |name: &str, in_file: Option<PathBuf>| variable(name).map(PathBuf::from).or(in_file);
+        let files = TlsFiles {
+            authority: path("HSM_CA_FILE", file.ca_file),
+            certificate: path("HSM_CLIENT_CERTIFICATE_FILE", file.client_certificate_file),
+            key: path("HSM_CLIENT_KEY_FILE", file.client_key_file),
+        };
+        Ok(Self::Remote { endpoints, api_key, tls: files.read()? })
     }
 }
 
@@ -196,18 +227,21 @@ impl Endpoint {
                 return Ok(Self::Tcp(text.to_owned()));
             }
             return Err(bad(format!(
-                "endpoint {text:?} is not on this machine: PINs and keys would cross the network in clear"
+                "endpoint {text:?} is not on this machine: PINs and keys would cross the network in clear; use https://"
             )));
         }
-        Err(bad(format!("endpoint {text:?} is neither http://host:port nor unix:/path")))
+        if text.starts_with("https://") {
+            return Ok(Self::Tls(text.to_owned()));
+        }
+        Err(bad(format!("endpoint {text:?} is none of https://host:port, http://host:port, unix:/path")))
     }
 }
 
-fn read_key(path: &Path) -> Result<Zeroizing<String>> {
+fn read_key(path: &Path) -> Result<ApiKey> {
     let text = Zeroizing::new(
         fs::read_to_string(path).map_err(|e| bad(format!("cannot read {}: {e}", path.display())))?,
     );
-    Ok(Zeroizing::new(text.trim().to_owned()))
+    Ok(ApiKey(Zeroizing::new(text.trim().to_owned())))
 }
 
 fn default_state(variable: &impl Fn(&str) -> Option<String>) -> Result<PathBuf> {
@@ -276,7 +310,15 @@ mod tests {
         );
         let Config::Remote { endpoints, .. } = remote.expect("valid") else { panic!("not remote") };
         assert_eq!(endpoints, [Endpoint::Unix("/x".into())]);
-        assert!(with_file("endpoints = ['https://h:1']", &[("HSM_API_KEY", "k")]).is_err());
+        let Ok(Config::Remote { endpoints, .. }) =
+            with_file("endpoints = ['https://h:1']", &[("HSM_API_KEY", "k")])
+        else {
+            panic!("not remote")
+        };
+        assert_eq!(endpoints, [Endpoint::Tls("https://h:1".into())]);
+        let half = with_file("endpoints = ['https://h:1']\nclient_key_file = '/k'", &[("HSM_API_KEY", "k")]);
+        assert!(half.expect_err("refused").to_string().contains("go together"));
+        assert!(with_file("endpoints = ['ftp://h:1']", &[("HSM_API_KEY", "k")]).is_err());
         assert!(with_file("endpoints = ['http://h:1']", &[]).is_err());
     }
 

@@ -5,3 +5,4 @@ pub mod grpc;
 pub mod pair;
 pub mod rest;
 pub mod server;
+pub mod tls;

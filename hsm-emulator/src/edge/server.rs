@@ -17,10 +17,10 @@ use hsm_proto::tke::support_server::SupportServer;
 use hsm_proto::tke::tke_server::TkeServer;
 use hsm_proto::tokens::tokens_server::TokensServer;
 use rustix::fs::{FlockOperation, flock};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::watch;
-use tokio_stream::StreamExt;
 use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
+use tokio_stream::{Stream, StreamExt};
 use tonic::server::NamedService;
 use tonic::service::Routes;
 use tonic::service::interceptor::InterceptedService;
@@ -35,7 +35,7 @@ use super::grpc::kms::KmsService;
 use super::grpc::tke::TkeService;
 use super::grpc::tokens::TokensService;
 use super::pair::{self, Line};
-use super::rest;
+use super::{rest, tls};
 use crate::durable_file;
 use crate::keystore::Location;
 use crate::services::administration::Administration;
@@ -52,8 +52,10 @@ use crate::services::tokens::Tokens;
 pub struct Options {
     /// The region's directory.
     pub state: PathBuf,
-    /// Loopback only: there is no TLS yet.
+    /// Loopback only: this port has no TLS.
     pub listen: SocketAddr,
+    /// A port with TLS beside it.
+    pub tls: Option<tls::Options>,
     /// A Unix socket beside it.
     pub socket: Option<PathBuf>,
     /// Where the keystore is.
@@ -74,7 +76,7 @@ pub type Error = Box<dyn std::error::Error + Send + Sync>;
 pub async fn serve(options: Options, stop: impl Future<Output = ()> + Send + 'static) -> Result<(), Error> {
     if !options.listen.ip().is_loopback() {
         return Err(format!(
-            "{} is not a loopback address: bearer tokens would cross the network in clear; listen on 127.0.0.1",
+            "{} is not a loopback address: bearer tokens would cross the network in clear; use --tls-listen for it",
             options.listen
         )
         .into());
@@ -131,15 +133,31 @@ pub async fn serve(options: Options, stop: impl Future<Output = ()> + Send + 'st
 
     let listener = TcpListener::bind(options.listen).await.map_err(|e| format!("{}: {e}", options.listen))?;
     let address = listener.local_addr()?;
-    let connections = TcpListenerStream::new(listener).map(|connection| {
-        let connection = connection?;
-        connection.set_nodelay(true)?;
-        Ok::<_, std::io::Error>(connection)
-    });
     let (stopping, stopped) = watch::channel(());
     let tcp = builder()
         .add_routes(Routes::from(app.clone()))
-        .serve_with_incoming_shutdown(connections, closed(stopped.clone()));
+        .serve_with_incoming_shutdown(connections(listener), closed(stopped.clone()));
+    let with_tls = match &options.tls {
+        Some(tls) => {
+            let config = tls.config(&options.state)?;
+            let listener = TcpListener::bind(tls.listen).await.map_err(|e| format!("{}: {e}", tls.listen))?;
+            let address = listener.local_addr()?;
+            durable_file::replace(
+                &options.state.join(tls::ENDPOINT),
+                format!("https://{address}\n").as_bytes(),
+            )?;
+            tracing::info!(%address, "serving by TLS");
+            let server = builder().tls_config(config)?.add_routes(Routes::from(app.clone()));
+            Some(server.serve_with_incoming_shutdown(connections(listener), closed(stopped.clone())))
+        }
+        None => None,
+    };
+    let with_tls = async {
+        match with_tls {
+            Some(serving) => serving.await,
+            None => Ok(()),
+        }
+    };
     let socket = options.socket.as_deref().map(bind_socket).transpose()?;
     let unix = async {
         match socket {
@@ -174,7 +192,7 @@ pub async fn serve(options: Options, stop: impl Future<Output = ()> + Send + 'st
             .spawn(move || shared_keystore::follow(region, keys, watch))?;
     }
     let paired = line.keep(pair_listener, local_tke);
-    let served = async { tokio::try_join!(tcp, unix).map(|_| ()) };
+    let served = async { tokio::try_join!(tcp, with_tls, unix).map(|_| ()) };
     let outcome = tokio::select! {
         outcome = served => outcome.map_err(Error::from),
         outcome = watch_units(region, keys, health) => outcome,
@@ -182,8 +200,17 @@ pub async fn serve(options: Options, stop: impl Future<Output = ()> + Send + 'st
         () = shutdown => Ok(()),
     };
     fs::remove_file(endpoint).ok();
+    fs::remove_file(options.state.join(tls::ENDPOINT)).ok();
     options.socket.map(fs::remove_file);
     outcome
+}
+
+fn connections(listener: TcpListener) -> impl Stream<Item = std::io::Result<TcpStream>> {
+    TcpListenerStream::new(listener).map(|connection| {
+        let connection = connection?;
+        connection.set_nodelay(true)?;
+        Ok(connection)
+    })
 }
 
 fn builder() -> Server {

@@ -15,7 +15,9 @@ use crate::config::Config;
 pub fn open(config: &Config) -> Result<Box<dyn Backend>> {
     Ok(match config {
         Config::Embedded { state } => Box::new(embedded::EmbeddedBackend::open(state)?),
-        Config::Remote { endpoints, api_key } => Box::new(remote::RemoteBackend::new(endpoints, api_key)?),
+        Config::Remote { endpoints, api_key, tls } => {
+            Box::new(remote::RemoteBackend::new(endpoints, api_key, tls)?)
+        }
     })
 }
 

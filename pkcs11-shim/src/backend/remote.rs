@@ -19,6 +19,7 @@ use self::messages::{
     bytes, grant as grant_bytes, key, mechanism as message, parse_key, template, user as user_number,
 };
 use super::{Backend, Changes, Grant, ObjectId, Token, User};
+use crate::config::tls::Tls;
 use crate::config::{ApiKey, Endpoint};
 
 /// An HSM somewhere else.
@@ -31,8 +32,8 @@ impl RemoteBackend {
     ///
     /// # Errors
     /// `CKR_FUNCTION_FAILED` if the API key can't be sent.
-    pub fn new(endpoints: &[Endpoint], api_key: &ApiKey) -> Result<Self> {
-        Ok(Self { connections: Connections::new(endpoints, api_key)? })
+    pub fn new(endpoints: &[Endpoint], api_key: &ApiKey, tls: &Tls) -> Result<Self> {
+        Ok(Self { connections: Connections::new(endpoints, api_key, tls)? })
     }
 }
 

@@ -6,6 +6,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::error::Error as _;
 use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
@@ -22,10 +23,11 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::Streaming;
 use tonic::metadata::{Ascii, MetadataValue};
-use tonic::transport::{Channel, Endpoint as TonicEndpoint};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint as TonicEndpoint, Identity};
 use zeroize::Zeroizing;
 
 use super::regions::{PATIENCE, Regions};
+use crate::config::tls::Tls;
 use crate::config::{ApiKey, Endpoint};
 use crate::fork;
 use crate::handles::lock;
@@ -35,6 +37,7 @@ pub struct Connections {
     id: u64,
     regions: Regions,
     authorization: MetadataValue<Ascii>,
+    tls: ClientTlsConfig,
     threads: Mutex<Vec<Weak<Place>>>,
 }
 
@@ -73,13 +76,14 @@ impl Connections {
     ///
     /// # Errors
     /// `CKR_FUNCTION_FAILED` if the API key can't be sent.
-    pub fn new(endpoints: &[Endpoint], api_key: &ApiKey) -> Result<Self> {
+    pub fn new(endpoints: &[Endpoint], api_key: &ApiKey, tls: &Tls) -> Result<Self> {
         let bearer = Zeroizing::new(format!("Bearer {}", api_key.expose_secret()));
         let mut authorization = MetadataValue::try_from(bearer.as_str())
             .map_err(|_| Error::new(CKR_FUNCTION_FAILED, "the API key has characters that can't be sent"))?;
         authorization.set_sensitive(true);
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
-        Ok(Self { id, regions: Regions::new(endpoints), authorization, threads: Mutex::default() })
+        let regions = Regions::new(endpoints);
+        Ok(Self { id, regions, authorization, tls: client_tls(tls), threads: Mutex::default() })
     }
 
     /// Sends a request on this thread's stream and waits for its answer. A broken stream is replaced once.
@@ -226,7 +230,7 @@ impl Connections {
 
     fn open(&self, region: usize) -> Result<Connection> {
         let patience = if self.regions.are_several() { PATIENCE } else { CONNECT_TIMEOUT };
-        Connection::open(region, self.regions.endpoint(region), &self.authorization, patience)
+        Connection::open(region, self.regions.endpoint(region), &self.tls, &self.authorization, patience)
     }
 
     /// Waits for the answer; whenever it does not come for a while, looks whether its region is alive, if there is
@@ -296,6 +300,7 @@ impl Connection {
     fn open(
         region: usize,
         endpoint: &Endpoint,
+        tls: &ClientTlsConfig,
         authorization: &MetadataValue<Ascii>,
         patience: Duration,
     ) -> Result<Self> {
@@ -304,7 +309,7 @@ impl Connection {
             .build()
             .map_err(|e| unreachable_hsm(&format!("no runtime: {e}")))?;
         let connecting = async {
-            let channel = channel(endpoint).await?;
+            let channel = channel(endpoint, tls).await?;
             let (requests, outgoing) = mpsc::unbounded_channel();
             let mut opening = tonic::Request::new(UnboundedReceiverStream::new(outgoing));
             opening.metadata_mut().insert("authorization", authorization.clone());
@@ -382,8 +387,28 @@ impl Broken {
     }
 }
 
-async fn channel(endpoint: &Endpoint) -> Result<Channel> {
-    let failed = |e: tonic::transport::Error| unreachable_hsm(&e.to_string());
+fn client_tls(tls: &Tls) -> ClientTlsConfig {
+    let config = match &tls.authority {
+        Some(authority) => ClientTlsConfig::new().ca_certificate(Certificate::from_pem(authority)),
+        None => ClientTlsConfig::new().with_native_roots(),
+    };
+    match &tls.identity {
+        Some((certificate, key)) => config.identity(Identity::from_pem(certificate, key.as_slice())),
+        None => config,
+    }
+}
+
+async fn channel(endpoint: &Endpoint, tls: &ClientTlsConfig) -> Result<Channel> {
+    // The cause says which certificate is not trusted; the error itself only that there was one.
+    let failed = |e: tonic::transport::Error| {
+        let mut reason = e.to_string();
+        let mut cause = e.source();
+        while let Some(inner) = cause {
+            reason = format!("{reason}: {inner}");
+            cause = inner.source();
+        }
+        unreachable_hsm(&reason)
+    };
     let tuned = |endpoint: TonicEndpoint| {
         endpoint
             .connect_timeout(CONNECT_TIMEOUT)
@@ -394,6 +419,10 @@ async fn channel(endpoint: &Endpoint) -> Result<Channel> {
     match endpoint {
         Endpoint::Tcp(uri) => {
             tuned(TonicEndpoint::from_shared(uri.clone()).map_err(failed)?).connect().await.map_err(failed)
+        }
+        Endpoint::Tls(uri) => {
+            let endpoint = tuned(TonicEndpoint::from_shared(uri.clone()).map_err(failed)?);
+            endpoint.tls_config(tls.clone()).map_err(failed)?.connect().await.map_err(failed)
         }
         Endpoint::Unix(path) => {
             let path = path.clone();
