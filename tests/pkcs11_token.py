@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from region import BIN, Region, clean_environment
+from region import BIN, Region, clean_environment, eventually, port_answers
 
 LIBRARY = BIN / "libhsm_pkcs11.so"
 PIN, SO_PIN = "1234", "56785678"
@@ -53,6 +55,22 @@ class Token:
     def pkcs11_tool(self, *arguments: str | Path, fails: bool = False) -> str:
         """pkcs11-tool, logged in."""
         return self.run(*self.tool, *arguments, fails=fails)
+
+    @contextmanager
+    def serving(self, *command: str | Path, port: int, **variables: str) -> Iterator[None]:
+        """A server in the token's environment, from when it listens; it is killed in the end."""
+        log = Path("server.log")
+        with log.open("w") as output:
+            server = subprocess.Popen(
+                command, env={**self.environment, **variables}, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+            )
+        try:
+            eventually(lambda: port_answers(port) or server.poll() is not None, f"{command} listens")
+            assert server.poll() is None, log.read_text()
+            yield
+        finally:
+            server.kill()
+            server.wait()
 
     def slot(self) -> int:
         """The ID of the token's slot."""
