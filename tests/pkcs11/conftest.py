@@ -1,20 +1,28 @@
-"""Every client of the PKCS #11 library gets a token of its own, in the process and remote."""
+"""Every client of the PKCS #11 library gets an HSM with a token of its own, in the process and remote."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from pkcs11_token import Token, embedded, remote
+from region import Region
 
 
 @pytest.fixture(scope="module", params=["embedded", "remote"])
-def backend(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The environment of programs that use the library."""
+def backend(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The environment of programs that use a new HSM: some clients try the PIN on every token that they see."""
+    directory = tmp_path_factory.mktemp(request.param)
     if request.param == "embedded":
-        return embedded(tmp_path_factory.mktemp("embedded"))
-    return remote(request.getfixturevalue("region"))
+        yield embedded(directory)
+        return
+    region = Region(directory)
+    try:
+        yield remote(region.up())
+    finally:
+        region.down()
 
 
 @pytest.fixture(scope="module")
