@@ -38,14 +38,32 @@ def public_key(token: Token, number: str) -> None:
     token.run("openssl", "pkey", "-pubin", "-in", "public", "-out", "public.pem")
 
 
+def certificate(token: Token) -> None:
+    """Writes certificate, in DER, and the key of it to key.pem."""
+    make = ("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN=x")
+    token.run(*make, "-keyout", "key.pem", "-outform", "DER", "-out", "certificate")
+
+
 def test_its_own_tests_pass(keys: Token) -> None:
     tested = keys.pkcs11_tool("--test")
     assert "No errors" in tested
     for step in ("SHA-1", "SHA256", "SHA1-RSA-PKCS", "RSA-X-509", "RSA-PKCS"):
         assert f" {step}: OK" in tested
     assert tested.count("RSA-PKCS-OAEP: mgf not set, defaulting to MGF1-SHA256\nOK") == 2, "with a label and without"
-    curve = keys.pkcs11_tool("--test-ec", "--session-rw", "--key-type", "EC:prime256v1", "--id", "77", "--label", "test")
-    assert "==> OK" in curve
+
+
+def test_its_own_test_of_a_curve_passes(keys: Token) -> None:
+    key = ("--key-type", "EC:prime256v1", "--id", "77", "--label", "curve")
+    assert "==> OK" in keys.pkcs11_tool("--session-rw", "--test-ec", *key)
+
+
+def test_its_own_test_of_what_a_browser_does_passes(keys: Token) -> None:
+    certificate(keys)
+    key = ("--key-type", "rsa:2048", "--id", "78", "--label", "browser")
+    assert "==> OK, successful!" in keys.pkcs11_tool("--session-rw", "--moz-cert", "certificate", *key)
+
+
+def test_its_own_test_of_a_forked_process_passes(keys: Token) -> None:
     keys.run("pkcs11-tool", "--module", LIBRARY, "--test-fork")
 
 
@@ -201,8 +219,7 @@ def test_wraps_and_unwraps_keys(keys: Token) -> None:
 
 
 def test_writes_reads_and_deletes_certificates_data_and_keys(keys: Token) -> None:
-    make = ("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN=x")
-    keys.run(*make, "-keyout", "key.pem", "-outform", "DER", "-out", "certificate")
+    certificate(keys)
     keys.run("openssl", "pkcs8", "-topk8", "-nocrypt", "-in", "key.pem", "-outform", "DER", "-out", "private")
     keys.run("openssl", "pkey", "-in", "key.pem", "-pubout", "-outform", "DER", "-out", "public")
     for file, kind in (("certificate", "cert"), ("private", "privkey"), ("public", "pubkey")):
