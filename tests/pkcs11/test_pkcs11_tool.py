@@ -142,6 +142,16 @@ def test_openssl_verifies_signatures_of_one_call(keys: Token, number: str, mecha
     assert "Signature is valid" in keys.pkcs11_tool("--verify", *key, "--signature-file", "signature")
 
 
+def test_openssl_verifies_an_ed25519_signature_of_long_data(keys: Token) -> None:
+    """The tool signs what is longer than its buffer in parts. CKM_EDDSA is for single and multiple parts (PKCS #11 v3.1, 6.3.15)."""
+    public_key(keys, ED25519)
+    key = ("--mechanism", "EDDSA", "--id", ED25519, "--input-file", "data")
+    keys.pkcs11_tool("--sign", *key, "--output-file", "signature")
+    verify = ("openssl", "pkeyutl", "-verify", "-pubin", "-inkey", "public.pem", "-rawin", "-in", "data", "-sigfile", "signature")
+    assert "Verified Successfully" in keys.run(*verify)
+    assert "Signature is valid" in keys.pkcs11_tool("--verify", *key, "--signature-file", "signature")
+
+
 def test_openssl_computes_the_same_digests_and_macs(keys: Token) -> None:
     for mechanism, name in (("SHA-1", "sha1"), ("SHA256", "sha256"), ("SHA512", "sha512"), ("SHA3-256", "sha3-256")):
         keys.pkcs11_tool("--hash", "--mechanism", mechanism, "--input-file", "data", "--output-file", "digest")
