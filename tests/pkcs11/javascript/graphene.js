@@ -172,6 +172,8 @@ describe("objects", () => {
         const certificate = session.create({ ...template, id, label: "My certificate", subject, value }).toType();
         assert.equal(certificate.label, "My certificate");
         assert.deepEqual([certificate.id, certificate.subject, certificate.value], [id, subject, value]);
+        assert.equal(graphene.CertificateCategory[certificate.category], "Unspecified");
+        assert.equal(certificate.getAttribute("javaDomain"), 0);
         certificate.destroy();
     });
 
