@@ -25,7 +25,7 @@ def slot(backend: dict[str, str]) -> Token:
     return Token("My slot 0", backend, pin="12345")
 
 
-@pytest.mark.parametrize(("package", "steps"), [("pkcs11js", 29), ("graphene", 37)])
+@pytest.mark.parametrize(("package", "steps"), [("pkcs11js", 29), ("graphene", 38)])
 def test_does_what_the_documentation_shows(slot: Token, package: str, steps: int) -> None:
     variables = {"LIBRARY": str(LIBRARY), "PIN": slot.pin, "SO_PIN": SO_PIN, "NODE_PATH": str(PACKAGES)}
     done = slot.run(NODE, "--test-reporter=spec", SCRIPTS / f"{package}.js", **variables)

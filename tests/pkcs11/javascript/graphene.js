@@ -133,6 +133,14 @@ describe("objects", () => {
         key.destroy();
     });
 
+    it("keeps a public key that nobody could use", () => {
+        // Its modulus is 1 in 128 bytes, as in this package's own tests: numbers are looked at when a key is used.
+        const modulus = Buffer.alloc(128);
+        modulus[127] = 1;
+        const template = { class: ObjectClass.PUBLIC_KEY, keyType: KeyType.RSA, wrap: true, publicExponent: Buffer.from([1, 0, 1]) };
+        session.create({ ...template, modulus }).destroy();
+    });
+
     it("keeps data, and finds them in their order", () => {
         const before = session.find().length;
         for (const label of ["first", "second", "third"]) {
