@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -161,6 +162,13 @@ def keyed_bucket(client: Any, name: str, crn: str) -> str:
 def port_answers(port: int) -> bool:
     with socket.socket() as connection:
         return connection.connect_ex(("127.0.0.1", port)) == 0
+
+
+def free_port() -> int:
+    """Below the range that the system gives to outgoing connections: still free when a region is started again."""
+    while port_answers(port := random.randint(20_000, 29_999)):
+        pass
+    return port
 
 
 def alive(pid: int) -> bool:

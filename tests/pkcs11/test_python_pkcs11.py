@@ -12,10 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from region import BIN, Region, clean_environment
-
-LIBRARY = BIN / "libhsm_pkcs11.so"
-LABEL, PIN, SO_PIN = "TEST", "1234", "56785678"
+from pkcs11_token import LIBRARY, SO_PIN, Token
+from region import BIN
 
 # Why a test does not apply; the numbers are mechanisms that the library does not offer yet.
 NOT_APPLICABLE = {
@@ -58,21 +56,11 @@ def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return source
 
 
-def embedded(directory: Path) -> dict[str, str]:
-    return {"HSM_PKCS11_STATE": str(directory / "hsm")}
-
-
-def run(suite: Path, environment: dict[str, str]) -> None:
-    environment = {**clean_environment(), **environment}
-    tool = ["pkcs11-tool", "--module", LIBRARY]
-    free = ["--slot-index", "0", "--init-token", "--label", LABEL, "--so-pin", SO_PIN]
-    user = ["--token-label", LABEL, "--login", "--login-type", "so", "--so-pin", SO_PIN, "--init-pin", "--pin", PIN]
-    for arguments in (free, user):
-        subprocess.run([*tool, *arguments], env=environment, check=True, capture_output=True, timeout=60)
-    environment |= {
+def test_the_own_suite_of_python_pkcs11(suite: Path, token: Token) -> None:
+    environment = token.environment | {
         "PKCS11_MODULE": str(LIBRARY),
-        "PKCS11_TOKEN_LABEL": LABEL,
-        "PKCS11_TOKEN_PIN": PIN,
+        "PKCS11_TOKEN_LABEL": token.label,
+        "PKCS11_TOKEN_PIN": token.pin,
         "PKCS11_TOKEN_SO_PIN": SO_PIN,
     }
     command = [sys.executable, "-m", "pytest", "-q", "-rA", "--no-header", "-p", "no:cacheprovider", "tests"]
@@ -88,12 +76,3 @@ def run(suite: Path, environment: dict[str, str]) -> None:
     assert bad == EXPLAINED, done.stdout
     assert not {reason for _, reason in skipped} - NOT_APPLICABLE.keys(), summary
     assert counts["PASSED"] == PASSED, summary
-
-
-def test_embedded(suite: Path, tmp_path: Path) -> None:
-    run(suite, embedded(tmp_path))
-
-
-def test_remote(suite: Path, region: Region) -> None:
-    names = ("HSM_GRPC_ENDPOINT", "HSM_API_KEY_FILE")
-    run(suite, {name: region.env[name] for name in names})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 import signal
 import subprocess
 import time
@@ -18,7 +17,7 @@ import pytest
 from ibm_botocore.exceptions import ClientError
 
 from grpc_client import Kms
-from region import BIN, clean_environment, eventually, port_answers
+from region import BIN, clean_environment, eventually, free_port, port_answers
 from tke_desk import SIGNERS, Desk, thresholds
 
 BOTH = " ".join(SIGNERS)
@@ -57,13 +56,6 @@ class FailoverRegion:
             self._server.wait()
             (self.state / "endpoint").unlink(missing_ok=True)
         self._server = None
-
-
-def free_port() -> int:
-    """Below the range that the system gives to outgoing connections: still free when a region is started again."""
-    while port_answers(port := random.randint(20_000, 29_999)):
-        pass
-    return port
 
 
 def failover_status(state: Path) -> Any:
