@@ -2,12 +2,8 @@
 //! a use of a key costs with either database; and how fast a partner comes back, or comes new.
 #![allow(dead_code, clippy::expect_used)]
 
-#[path = "../tests/common/mod.rs"]
+#[path = "../tests/suite/common/mod.rs"]
 mod common;
-#[path = "../tests/common/database.rs"]
-mod database;
-#[path = "../tests/common/server.rs"]
-mod server;
 
 use std::fs::File;
 use std::io::Write as _;
@@ -18,11 +14,11 @@ use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use database::Database;
+use common::database::Database;
+use common::server::Server;
 use hsm_emulator::keystore::{Effect, Expect, Keystore, Location, Write};
 use hsm_proto::kms;
 use serde_json::Value;
-use server::Server;
 use tempfile::TempDir;
 
 /// Records of the new partner's keystore; `RECORDS` in the environment is another number.

@@ -2,7 +2,7 @@
 #![allow(clippy::expect_used)]
 
 #[allow(dead_code)]
-#[path = "../tests/common/operator.rs"]
+#[path = "../tests/suite/common/operator.rs"]
 mod operator;
 
 use std::sync::Arc;

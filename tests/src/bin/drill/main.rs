@@ -9,7 +9,7 @@ mod drill;
 mod faults;
 mod history;
 mod load;
-#[path = "../../../../hsm-emulator/tests/common/operator.rs"]
+#[path = "../../../../hsm-emulator/tests/suite/common/operator.rs"]
 #[allow(dead_code)]
 mod operator;
 mod pair;

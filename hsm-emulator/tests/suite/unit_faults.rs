@@ -1,20 +1,13 @@
 //! A crypto unit that fails costs no request: another one does it.
-#![allow(dead_code, clippy::expect_used)]
-
-#[path = "common/clients.rs"]
-mod clients;
-mod common;
-#[path = "common/server.rs"]
-mod server;
 
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use clients::{create, unwrap, wait_until, wrap};
+use crate::common::clients::{create, unwrap, wait_until, wrap};
+use crate::common::server::{Door, Server};
 use hsm_proto::tke::{self, Fault};
-use server::{Door, Server};
 use tonic::Code;
 
 fn set(server: &Server, unit: usize, fault: Fault, delay: Duration) -> tke::Unit {

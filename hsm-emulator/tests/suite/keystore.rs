@@ -1,12 +1,9 @@
 //! What every keystore has to do, whatever database holds it. Each test runs with each of them.
 
-#[path = "common/database.rs"]
-mod database;
-
 use std::sync::OnceLock;
 use std::thread;
 
-use database::Database;
+use crate::common::database::Database;
 use hsm_emulator::keystore::{Effect, Error, Expect, Keystore, Location, Mode, Result, Write, snapshot};
 use tempfile::TempDir;
 

@@ -1,19 +1,14 @@
 //! The audit log of a running instance: what is in it, and what happens when it is not in order.
-#![allow(dead_code, clippy::expect_used)]
-
-mod common;
-#[path = "common/server.rs"]
-mod server;
 
 use std::fs;
 
-use common::operator::{Operator, part};
+use crate::common::operator::{Operator, part};
+use crate::common::server::{Door, Server, Unit};
 use hsm_emulator::units::administration::permission;
 use hsm_emulator::units::command::{Command, DomainAttributes};
 use hsm_emulator::units::{TransportedKey, VerificationPattern};
 use hsm_proto::{kms, tke, tokens};
 use serde_json::{Value, json};
-use server::{Door, Server, Unit};
 use tonic::{Code, Status};
 
 /// Every call that would change something is refused like this, and nothing has changed.

@@ -1,13 +1,4 @@
 //! Several processes of a region on one PostgreSQL database; the database is lost and comes back; pairs of both kinds.
-#![allow(dead_code, clippy::expect_used)]
-
-#[path = "common/clients.rs"]
-mod clients;
-mod common;
-#[path = "common/database.rs"]
-mod database;
-#[path = "common/server.rs"]
-mod server;
 
 use std::path::{Path, PathBuf};
 use std::process::Command as Process;
@@ -15,13 +6,15 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
-use clients::{SetAtTheEnd, create, delete, ids, initialise, load, reencrypt, unwrap, wait_until, wrap};
-use common::operator::Operator;
-use database::Database;
+use crate::common::clients::{
+    SetAtTheEnd, create, delete, ids, initialise, load, reencrypt, unwrap, wait_until, wrap,
+};
+use crate::common::database::Database;
+use crate::common::operator::Operator;
+use crate::common::server::{Door, Server};
 use hsm_emulator::keystore::{self, Effect, Expect, Keystore, Location, Write};
 use hsm_emulator::units::command::Command;
 use hsm_proto::{kms, tke};
-use server::{Door, Server};
 use tonic::Code;
 
 /// Processes of one region that share a database.

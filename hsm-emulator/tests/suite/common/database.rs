@@ -1,5 +1,4 @@
 //! A PostgreSQL server of the tests' own.
-#![allow(dead_code, clippy::expect_used)]
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;

@@ -1,15 +1,12 @@
 //! Rotation of the master key: what is stored stays readable, whatever happens on the way.
-#![allow(clippy::expect_used)]
-
-mod common;
 
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::common::operator::{Operator, adopt, load, send};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use common::operator::{Operator, adopt, load, send};
 use hsm_emulator::keystore::{self, Effect, Expect, Write};
 use hsm_emulator::services::clock::SystemClock;
 use hsm_emulator::services::kms::root_keys::{Error, RootKeys};

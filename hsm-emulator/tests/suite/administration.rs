@@ -1,9 +1,6 @@
 //! Administrative commands against one crypto unit: quorum, imprint mode, registers, counter.
-#![allow(clippy::expect_used)]
 
-mod common;
-
-use common::operator::{Operator, adopt, load, send, send_at, status, transfer};
+use crate::common::operator::{Operator, adopt, load, send, send_at, status, transfer};
 use hsm_emulator::units::administration::{control_point, permission};
 use hsm_emulator::units::command::{Command, DomainAttributes, RegisterState, UnitType};
 use hsm_emulator::units::{Attributes, CryptoUnit, Refusal, TransportedKey, VerificationPattern, vendor};

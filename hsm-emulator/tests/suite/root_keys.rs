@@ -1,14 +1,11 @@
 //! Root keys: life cycle, wrapping, refusals.
-#![allow(clippy::expect_used)]
-
-mod common;
 
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::common::region;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use common::region;
 use hsm_emulator::services::clock::SystemClock;
 use hsm_emulator::services::kms::lifecycle::{Action, State};
 use hsm_emulator::services::kms::root_keys::{Error, RootKeys};

@@ -1,12 +1,9 @@
 //! `tke` against a served instance whose units are in imprint mode.
 
-#[path = "common/desk.rs"]
-mod desk;
-
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
-use desk::{Desk, SigningServer, openssl, point, subject_key_identifier};
+use crate::common::desk::{Desk, SigningServer, openssl, point, subject_key_identifier};
 use serde_json::Value;
 
 /// `VP(A xor B)` with A = 0x11 x 32, B = 0x22 x 32.

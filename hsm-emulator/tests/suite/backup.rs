@@ -1,9 +1,4 @@
 //! Backups: what was acknowledged comes back, what was altered or cut does not, and nothing half-made passes for whole.
-#![allow(dead_code, clippy::expect_used)]
-
-mod common;
-#[path = "common/server.rs"]
-mod server;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -14,7 +9,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use common::operator::{Operator, adopt, load, send, status};
+use crate::common::operator::{Operator, adopt, load, send, status};
+use crate::common::server::Server;
 use hsm_emulator::keystore::{Effect, Expect, Location, Write};
 use hsm_emulator::services::backup::{self, Error, Manifest};
 use hsm_emulator::services::clock::SystemClock;
@@ -24,7 +20,6 @@ use hsm_emulator::services::tokens::{Tokens, User};
 use hsm_emulator::units::command::Command;
 use hsm_proto::kms;
 use serde_json::Value;
-use server::Server;
 
 const PASSPHRASE: &str = "correct horse battery staple";
 

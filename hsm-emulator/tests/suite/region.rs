@@ -1,14 +1,11 @@
 //! Initialisation of an instance.
-#![allow(clippy::expect_used)]
-
-mod common;
 
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use common::operator::{Operator, adopt, load, send};
-use common::region;
+use crate::common::operator::{Operator, adopt, load, send};
+use crate::common::region;
 use hsm_emulator::services::clock::SystemClock;
 use hsm_emulator::services::kms::root_keys::RootKeys;
 use hsm_emulator::services::region::{Error, InstalledUnit, Layout, Region};

@@ -26,7 +26,7 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 
-use super::common::operator::Operator;
+use super::operator::Operator;
 
 pub type Client = InterceptedService<Channel, Bearer>;
 

@@ -1,9 +1,6 @@
 //! What a unit does with PKCS #11 keys, checked against published vectors and against OpenSSL.
-#![allow(clippy::expect_used)]
 
-mod common;
-
-use common::unit;
+use crate::common::unit;
 use cryptoki_sys::*;
 use hsm_emulator::units::mechanism::{Mechanism, Parameter};
 use hsm_emulator::units::{Attributes, CryptoUnit, KeyBlob};

@@ -9,7 +9,7 @@ use hsm_emulator::units::command::{Command, DomainAttributes};
 use hsm_emulator::units::{TransportedKey, VerificationPattern};
 use hsm_proto::{kms, tke};
 
-use super::common::operator::{Operator, part};
+use super::operator::{Operator, part};
 use super::server::{Door, Server, Unit};
 
 /// Sets it at the end of a scope, also if an assertion fails there: threads that look at it end then.

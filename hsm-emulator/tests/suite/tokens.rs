@@ -1,13 +1,10 @@
 //! Tokens: PINs, and who may see which object.
-#![allow(clippy::expect_used)]
-
-mod common;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use common::operator::{Operator, adopt, load, send};
-use common::region;
+use crate::common::operator::{Operator, adopt, load, send};
+use crate::common::region;
 use cryptoki_sys::*;
 use hsm_emulator::keystore::{Effect, Expect, Write};
 use hsm_emulator::services::tokens::{MAX_PIN_FAILURES, Tokens, User};

@@ -1,17 +1,12 @@
 //! The cloud's HTTP interface to crypto units, with a plain HTTP client.
-#![allow(dead_code, clippy::expect_used)]
 
-mod common;
-#[path = "common/server.rs"]
-mod server;
-
-use common::operator::{Operator, part};
+use crate::common::operator::{Operator, part};
+use crate::common::server::{Door, Server};
 use hsm_emulator::units::administration::permission;
 use hsm_emulator::units::command::{Command, DomainAttributes, RegisterState, UnitStatus};
 use hsm_emulator::units::{Refusal, TransportedKey, VerificationPattern};
 use hsm_proto::tke;
 use serde_json::{Value, json};
-use server::{Door, Server};
 
 fn start() -> (tempfile::TempDir, Server) {
     let dir = tempfile::tempdir().expect("dir");

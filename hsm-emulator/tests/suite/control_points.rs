@@ -1,16 +1,11 @@
 //! Control points decide which mechanisms a unit has.
-#![allow(clippy::expect_used)]
 
-#[path = "common/operator.rs"]
-#[allow(dead_code)]
-mod operator;
-
+use crate::common::operator::{Operator, adopt, load, send};
 use cryptoki_sys::*;
 use hsm_emulator::units::administration::control_point;
 use hsm_emulator::units::command::{Command, UnitType};
 use hsm_emulator::units::mechanism::Mechanism;
 use hsm_emulator::units::{Attributes, CryptoUnit, Error, KeyBlob, vendor};
-use operator::{Operator, adopt, load, send};
 
 const ED25519: &[u8] = &[0x06, 0x03, 0x2b, 0x65, 0x70];
 

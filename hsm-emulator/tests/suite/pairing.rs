@@ -1,11 +1,4 @@
 //! Two regions as processes: what the primary acknowledges is in both, and who may write is never in doubt.
-#![allow(dead_code, clippy::expect_used)]
-
-#[path = "common/clients.rs"]
-mod clients;
-mod common;
-#[path = "common/server.rs"]
-mod server;
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -15,15 +8,15 @@ use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use clients::{
+use crate::common::clients::{
     SetAtTheEnd, create, delete, ids, initialise, load, reencrypt, unwrap, wait_until, wrap, wrapped,
 };
-use common::operator::Operator;
+use crate::common::operator::Operator;
+use crate::common::server::{Door, Server};
 use hsm_emulator::keystore::{Effect, Expect, Keystore, Location, Write};
 use hsm_emulator::units::command::Command;
 use hsm_proto::{kms, tke};
 use serde_json::Value;
-use server::{Door, Server};
 use tonic::Code;
 
 /// A primary region, a failover region, and the directory of both.

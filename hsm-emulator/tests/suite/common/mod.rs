@@ -1,7 +1,10 @@
 //! A region in a temporary directory.
-#![allow(dead_code, clippy::expect_used)]
 
+pub mod clients;
+pub mod database;
+pub mod desk;
 pub mod operator;
+pub mod server;
 
 use std::path::Path;
 use std::sync::Arc;

@@ -1,17 +1,12 @@
 //! What a running instance says of itself: its health, and how each unit is.
-#![allow(dead_code, clippy::expect_used)]
-
-mod common;
-#[path = "common/server.rs"]
-mod server;
 
 use std::fs;
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::common::server::Server;
 use hsm_proto::{kms, tke};
-use server::Server;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;

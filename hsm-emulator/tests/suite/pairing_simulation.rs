@@ -3,9 +3,6 @@
 //!
 //! The keystores, their gates and every step of the pair are the real ones; the network is a queue, and time stands
 //! still, so that a seed always does the same.
-#![allow(dead_code, clippy::expect_used)]
-
-mod common;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;

@@ -1,0 +1,142 @@
+"""The HSM on another machine, as far as a test can be one: TLS, client certificates, IBM's configuration file."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from pkcs11_token import LIBRARY
+from region import BIN, clean_environment, eventually
+
+Server = Callable[..., dict[str, str]]
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    """Starts the emulator with a TLS port, and gives the environment of the library."""
+    running: list[subprocess.Popen[bytes]] = []
+    state = tmp_path / "hsm"
+
+    def start(*options: str | Path) -> dict[str, str]:
+        command = [BIN / "hsm-emulator", "serve", "--state", state, "--listen", "127.0.0.1:0", "--tls-listen", "127.0.0.1:0", *options]
+        log = open(tmp_path / "log", "ab")
+        running.append(subprocess.Popen(command, env=clean_environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=log))
+        eventually((state / "endpoint").exists, "the server serves")
+        return {
+            **clean_environment(),
+            "HSM_GRPC_ENDPOINT": (state / "tls-endpoint").read_text().strip(),
+            "HSM_API_KEY_FILE": str(state / "api-key"),
+            "HSM_CA_FILE": str(state / "tls/certificate.pem"),
+        }
+
+    yield start
+    for process in running:
+        process.send_signal(signal.SIGTERM)
+        process.wait(30)
+    assert not (state / "tls-endpoint").exists()
+
+
+def list_slots(environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["pkcs11-tool", "--module", LIBRARY, "--list-slots"], env=environment, capture_output=True, text=True, timeout=60
+    )
+
+
+def accepted(environment: dict[str, str]) -> None:
+    done = list_slots(environment)
+    assert done.returncode == 0 and "uninitialized" in done.stdout, done.stdout + done.stderr
+
+
+def refused(environment: dict[str, str], reason: str) -> None:
+    done = list_slots(environment)
+    assert done.returncode != 0 and reason in done.stderr, done.stdout + done.stderr
+
+
+def certificate(directory: Path, name: str, authority: str | None = None) -> tuple[Path, Path]:
+    """A certificate and its key; without an authority, its own."""
+    crt, key = directory / f"{name}.crt", directory / f"{name}.key"
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]
+    command += ["-subj", f"/CN={name}", "-addext", "subjectAltName=IP:127.0.0.1", "-out", crt, "-keyout", key]
+    if authority:
+        command += ["-CA", directory / f"{authority}.crt", "-CAkey", directory / f"{authority}.key"]
+        command += ["-addext", "basicConstraints=critical,CA:FALSE"]
+    subprocess.run(command, check=True, capture_output=True, timeout=30)
+    return crt, key
+
+
+def test_the_server_makes_its_own_certificate(server: Server, tmp_path: Path) -> None:
+    environment = server()
+    accepted(environment)
+    accepted({**environment, "HSM_GRPC_ENDPOINT": environment["HSM_GRPC_ENDPOINT"].replace("127.0.0.1", "localhost")})
+    refused({name: value for name, value in environment.items() if name != "HSM_CA_FILE"}, "certificate")
+    certificate(tmp_path, "stranger")
+    refused({**environment, "HSM_CA_FILE": str(tmp_path / "stranger.crt")}, "certificate")
+    plain = environment["HSM_GRPC_ENDPOINT"].replace("https", "http")
+    refused({**environment, "HSM_GRPC_ENDPOINT": plain}, "can't be reached")
+    private = tmp_path / "hsm/tls/key.pem"
+    assert private.stat().st_mode & 0o777 == 0o600
+
+
+def test_clients_prove_themselves(server: Server, tmp_path: Path) -> None:
+    certificate(tmp_path, "ca")
+    server_crt, server_key = certificate(tmp_path, "server", "ca")
+    client_crt, client_key = certificate(tmp_path, "client", "ca")
+    stranger_crt, stranger_key = certificate(tmp_path, "stranger")
+    environment = server("--tls-certificate", server_crt, "--tls-key", server_key, "--tls-client-ca", tmp_path / "ca.crt")
+    environment["HSM_CA_FILE"] = str(tmp_path / "ca.crt")
+
+    def with_client(crt: Path, key: Path) -> dict[str, str]:
+        return {**environment, "HSM_CLIENT_CERTIFICATE_FILE": str(crt), "HSM_CLIENT_KEY_FILE": str(key)}
+
+    accepted(with_client(client_crt, client_key))
+    refused(environment, "can't be reached")
+    refused(with_client(stranger_crt, stranger_key), "can't be reached")
+    refused({**environment, "HSM_CLIENT_KEY_FILE": str(client_key)}, "go together")
+    refused(with_client(client_crt, tmp_path / "nowhere"), "nowhere")
+
+    # The same by the file that IBM's library is configured with.
+    host, port = environment["HSM_GRPC_ENDPOINT"].removeprefix("https://").split(":")
+    yaml = tmp_path / "grep11client.yaml"
+    yaml.write_text(
+        f"""iamcredentialtemplate: &defaultiamcredential
+  enabled: true
+  endpoint: "https://iam.cloud.ibm.com"
+  apikey:
+tokens:
+  0:
+    grep11connection:
+      address: "{host}"
+      port: "{port}"
+      tls:
+        enabled: true
+        mutual: true
+        cacert: {tmp_path}/ca.crt
+        certfile: {client_crt}
+        keyfile: {client_key}
+    storage:
+      remotestore:
+        enabled: true
+    users:
+      2:
+        name: "Anonymous"
+        iamauth:
+          <<: *defaultiamcredential
+          apikey: "{Path(environment["HSM_API_KEY_FILE"]).read_text().strip()}"
+"""
+    )
+    os.chmod(yaml, 0o600)
+    accepted({**clean_environment(), "EP11CLIENT_CFG": str(yaml)})
+    yaml.write_text(yaml.read_text().replace("mutual: true", "mutual: false"))
+    refused({**clean_environment(), "EP11CLIENT_CFG": str(yaml)}, "can't be reached")
+
+
+def test_a_dead_endpoint_costs_a_bounded_time(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("key")
+    # Reserved for documentation: nobody answers there.
+    environment = {**clean_environment(), "HSM_GRPC_ENDPOINT": "https://192.0.2.1:9", "HSM_API_KEY_FILE": str(tmp_path / "key")}
+    refused(environment, "can't be reached")

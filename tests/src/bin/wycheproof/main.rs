@@ -1,0 +1,37 @@
+//! Wycheproof's test vectors through the PKCS #11 library: what is valid must pass, what is not must not.
+//!
+//! `wycheproof LIBRARY SLOT PIN`; the slot is a number, and its token has the user's PIN. Prints a line for each set of
+//! vectors, and ends with an error if one of them went wrong.
+
+mod agreement;
+mod rsa_encryption;
+mod score;
+mod secret_keys;
+mod signatures;
+
+use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
+use cryptoki::session::UserType;
+use cryptoki::slot::Slot;
+use cryptoki::types::AuthPin;
+
+use score::Score;
+
+type Error = Box<dyn std::error::Error>;
+
+fn main() -> Result<(), Error> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [library, slot, pin] = arguments.as_slice() else {
+        return Err("wycheproof LIBRARY SLOT PIN".into());
+    };
+    let pkcs11 = Pkcs11::new(library)?;
+    pkcs11.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK))?;
+    let session = pkcs11.open_rw_session(Slot::try_from(slot.parse::<u64>()?)?)?;
+    session.login(UserType::User, Some(&AuthPin::new(pin.as_str().into())))?;
+
+    let mut score = Score::default();
+    secret_keys::run(&session, &mut score)?;
+    signatures::run(&session, &mut score)?;
+    agreement::run(&session, &mut score)?;
+    rsa_encryption::run(&session, &mut score)?;
+    score.finish()
+}

