@@ -25,8 +25,9 @@ def slot(backend: dict[str, str]) -> Token:
     return Token("My slot 0", backend, pin="12345")
 
 
-@pytest.mark.parametrize(("package", "steps"), [("pkcs11js", 29), ("graphene", 38)])
-def test_does_what_the_documentation_shows(slot: Token, package: str, steps: int) -> None:
+@pytest.mark.parametrize("package", ["pkcs11js", "graphene"])
+def test_does_what_the_documentation_shows(slot: Token, package: str) -> None:
     variables = {"LIBRARY": str(LIBRARY), "PIN": slot.pin, "SO_PIN": SO_PIN, "NODE_PATH": str(PACKAGES)}
     done = slot.run(NODE, "--test-reporter=spec", SCRIPTS / f"{package}.js", **variables)
-    assert re.search(rf"^ℹ pass {steps}$", done, re.M) and re.search(r"^ℹ skipped 0$", done, re.M), done
+    counts = dict(re.findall(r"^ℹ (\w+) (\d+)$", done, re.M))
+    assert counts["pass"] == counts["tests"] != "0", done

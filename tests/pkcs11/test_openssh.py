@@ -158,7 +158,7 @@ def test_git_signs_commits_and_tags(keys: Keys, name: str) -> None:
 
 
 def test_leaves_ed25519_keys_out(keys: Keys) -> None:
-    """OpenSSH 9.2 reads RSA and ECDSA keys of tokens, and goes on with those when it meets another type."""
+    """OpenSSH 9.2 reads RSA and ECDSA keys of tokens, and goes on with those when it meets another type: with SoftHSM, too."""
     keys.token.pkcs11_tool("--keypairgen", "--key-type", "EC:edwards25519", "--id", "03", "--label", "ed25519")
     listed = keys.run("ssh-keygen", "-D", LIBRARY)
     assert "skipping unsupported key type" in listed

@@ -157,7 +157,7 @@ def test_a_wrong_pin_is_refused(keys: Keys) -> None:
 
 
 def test_an_ed25519_key_hides_the_others(backend: dict[str, str], keys: Keys) -> None:
-    """libp11 0.4.12 gives up at the first key of a type that it does not know, whichever key was asked for."""
+    """libp11 0.4.12 gives up at the first key of a type that it does not know, whichever key was asked for: with SoftHSM, too."""
     token = Token("openssl-ed25519", backend)
     for number, kind in (("01", "rsa:2048"), ("02", "EC:edwards25519")):
         token.pkcs11_tool("--keypairgen", "--key-type", kind, "--id", number, "--label", "key")

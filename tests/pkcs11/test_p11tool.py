@@ -65,7 +65,7 @@ def test_generates_keys_that_sign(token: Token, kind: tuple[str, ...], listed: s
 
 
 def test_signs_with_an_ed25519_key_of_another_program(token: Token) -> None:
-    """p11tool 3.7 asks for a key pair by the mechanism of signatures, CKM_EDDSA: no library makes one of that. 3.8.2 does not."""
+    """p11tool 3.7 asks for a key pair by the mechanism of signatures, CKM_EDDSA: no library makes one of that, SoftHSM neither. 3.8.2 does not."""
     refused = p11tool(token, "--generate-privkey", "ed25519", "--label", "ed25519", fails=True)
     assert "PKCS #11 unsupported feature" in refused
     token.pkcs11_tool("--keypairgen", "--key-type", "EC:edwards25519", "--id", "25", "--label", "ed25519")

@@ -241,6 +241,7 @@ def test_writes_reads_and_deletes_certificates_data_and_keys(keys: Token) -> Non
     keys.pkcs11_tool("--sign", *key, "--output-file", "signature")
     assert "Signature is valid" in keys.pkcs11_tool("--verify", *key, "--signature-file", "signature")
 
+    # Small ones: the tool reads no more than 5,000 bytes of an object, whatever the library.
     application = ("--application-id", "1.2.3.4", "--application-label", "tests")
     keys.pkcs11_tool("--write-object", "hash", "--type", "data", "--label", "public", *application)
     keys.pkcs11_tool("--write-object", "hash", "--type", "data", "--label", "private", "--private")

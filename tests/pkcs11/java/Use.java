@@ -34,7 +34,8 @@ public final class Use {
         // Last in the list: where no provider is named, Java's own are used.
         Security.addProvider(token);
         SecureRandom.getInstance("PKCS11", token).nextBytes(DATA);
-        // Before the login: Java 17 closes the session of each digest, the last one of the token too, which logs out.
+        // Before the login: Java 17 closes the session of each digest, the last one of the token too, which logs out
+        // (with SoftHSM, too).
         digests();
 
         char[] pin = arguments[1].toCharArray();
