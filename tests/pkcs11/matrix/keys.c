@@ -32,7 +32,7 @@ static void test_key_pairs(void) {
 /* Points that are not on the curve: in a key, and for a derivation. */
 static void test_points(void) {
     static const CK_ULONG class = CKO_PUBLIC_KEY, key_type = CKK_EC;
-    static const CK_BYTE p256[] = {6, 8, 0x2a, 0x86, 0x48, 0xce, 0x3d, 3, 1, 7}, off_curve[67] = {4, 65, 4, 1};
+    static const CK_BYTE off_curve[67] = {4, 65, 4, 1};
     const struct {
         const void *bytes;
         CK_ULONG len;

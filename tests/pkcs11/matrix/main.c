@@ -63,9 +63,12 @@ static const struct {
     {"states", test_states},
     {"mechanisms", test_mechanisms},
     {"templates", test_templates},
+    {"attributes", test_attributes},
     {"contents", test_contents},
     {"keys", test_keys},
+    {"permissions", test_permissions},
     {"messages", test_messages},
+    {"interfaces", test_interfaces},
 };
 
 int main(int argc, char **argv) {

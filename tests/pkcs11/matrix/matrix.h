@@ -89,6 +89,8 @@ struct bytes {
     CK_ULONG len;
 };
 
+/* The curve of `ec_public`. */
+extern const CK_BYTE p256[10];
 /* Inputs that mean nothing. */
 extern const CK_BYTE zeros[1000], ones[1025];
 
@@ -194,6 +196,9 @@ void test_mechanisms(void);
 void test_templates(void);
 void test_contents(void);
 void test_keys(void);
+void test_permissions(void);
+void test_attributes(void);
+void test_interfaces(void);
 void test_messages(void);
 
 #endif

@@ -126,6 +126,41 @@ static void test_messages_out_of_order(void) {
     }
 }
 
+/* Whatever is in progress can be cancelled; nothing of it is left. */
+static void test_cancelled(void) {
+    for (const struct function *each = functions; each < functions + FUNCTIONS; each++) {
+        word words[MAX_WORDS];
+        if (!is_step(each)) continue;
+        scenario("%s after C_SessionCancel", each->name);
+        prepare(each, words);
+        EXPECT(CKR_OK, C_SessionCancel, session, ~0UL);
+        expect(each, words, CKR_OPERATION_NOT_INITIALIZED);
+    }
+}
+
+/* Two operations are wanted, and there is one. */
+static void test_half_of_two(void) {
+    const struct {
+        enum function_number function;
+        void (*before)(void);
+    } cases[] = {
+        {FUNCTION_C_DigestEncryptUpdate, before_digest}, {FUNCTION_C_DigestEncryptUpdate, before_encrypt},
+        {FUNCTION_C_DecryptDigestUpdate, before_digest}, {FUNCTION_C_DecryptDigestUpdate, before_decrypt},
+        {FUNCTION_C_SignEncryptUpdate, before_sign},     {FUNCTION_C_SignEncryptUpdate, before_encrypt},
+        {FUNCTION_C_DecryptVerifyUpdate, before_verify}, {FUNCTION_C_DecryptVerifyUpdate, before_decrypt},
+    };
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        const struct function *function = &functions[cases[i].function];
+        word words[MAX_WORDS];
+        scenario("%s with one of its operations", function->name);
+        take_back();
+        open_session(CKF_RW_SESSION);
+        cases[i].before();
+        fill(function, words);
+        expect(function, words, CKR_OPERATION_NOT_INITIALIZED);
+    }
+}
+
 /* Every call in the midst of every operation: those of other operations go on as if there were none. */
 static void test_during_others(void) {
     for (const struct function *other = functions; other < functions + FUNCTIONS; other++) {
@@ -179,6 +214,8 @@ void test_order(void) {
     test_after_the_end();
     test_out_of_order();
     test_messages_out_of_order();
+    test_cancelled();
+    test_half_of_two();
     test_during_others();
     test_faults_end_operations();
 }

@@ -97,6 +97,29 @@ static void test_public(void) {
     EXPECT(CKR_PIN_LEN_RANGE, C_SetPIN, session, user_pin.bytes, user_pin.len, so_pin.bytes, 1);
 }
 
+/* The handle of a private object ends with the login (section 5.6.10). */
+static void test_after_logout(void) {
+    CK_OBJECT_HANDLE key, found[2];
+    CK_ULONG count, size;
+    const CK_BYTE id[] = "after a logout";
+    CK_ATTRIBUTE with_id = {CKA_ID, lent(id, sizeof id), sizeof id};
+    scenario("a private key after a logout");
+    log_in();
+    EXPECT(CKR_OK, C_CopyObject, session, private_aes, &with_id, 1, &key);
+    MUST(C_EncryptInit, session, lent_mechanism(CKM_AES_CBC), key);
+    MUST(C_FindObjectsInit, session, &with_id, 1);
+    log_out();
+    EXPECT(CKR_OPERATION_NOT_INITIALIZED, C_Encrypt, session, data.bytes, data.len, room(16), lent_writable(&data.len, 8));
+    EXPECT(CKR_OPERATION_NOT_INITIALIZED, C_FindObjects, session, found, 2, &count);
+    EXPECT(CKR_OBJECT_HANDLE_INVALID, C_GetObjectSize, session, key, &size);
+    log_in();
+    MUST(C_FindObjectsInit, session, &with_id, 1);
+    EXPECT(CKR_OK, C_FindObjects, session, found, 2, &count);
+    MUST(C_FindObjectsFinal, session);
+    if (count != 1) failure("%lu keys were found", count);
+    MUST(C_DestroyObject, session, found[0]);
+}
+
 static void test_user(void) {
     scenario("with the user logged in");
     log_in();
@@ -156,6 +179,7 @@ static void test_slots(void) {
 void test_states(void) {
     test_read_only();
     test_public();
+    test_after_logout();
     test_user();
     test_security_officer();
     test_slots();

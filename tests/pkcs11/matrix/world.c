@@ -21,7 +21,8 @@ static const CK_BBOOL yes = CK_TRUE, no = CK_FALSE;
 static const CK_ULONG of_data = CKO_DATA, of_certificate = CKO_CERTIFICATE, of_secret_key = CKO_SECRET_KEY;
 static const CK_ULONG of_generic_secret = CKK_GENERIC_SECRET, of_x509 = CKC_X_509;
 static const CK_ULONG bytes_32 = 32, bits_2048 = 2048;
-static const CK_BYTE p256[] = {6, 8, 0x2a, 0x86, 0x48, 0xce, 0x3d, 3, 1, 7}, exponent[] = {1, 0, 1};
+const CK_BYTE p256[] = {6, 8, 0x2a, 0x86, 0x48, 0xce, 0x3d, 3, 1, 7};
+static const CK_BYTE exponent[] = {1, 0, 1};
 static const CK_BYTE ed25519[] = {6, 3, 0x2b, 0x65, 0x70};
 
 #define VALUE(type, value) {type, &(value), sizeof(value)}
