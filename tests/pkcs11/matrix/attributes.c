@@ -82,6 +82,15 @@ static void test_new_keys(void) {
            OUT);
 }
 
+/* Every object has an identifier that the token makes (version 3.0, section 4.4.1). */
+static void test_unique_id(void) {
+    const CK_ATTRIBUTE given[] = {VALUE(CKA_CLASS, of_data), {CKA_UNIQUE_ID, "id", 2}};
+    CK_ATTRIBUTE read = {CKA_UNIQUE_ID, NULL, 0};
+    scenario("CKA_UNIQUE_ID");
+    EXPECT(CKR_ATTRIBUTE_READ_ONLY, C_CreateObject, session, lent(given, sizeof given), COUNT(given), OUT);
+    EXPECT(CKR_OK, C_GetAttributeValue, session, data_object, &read, 1);
+}
+
 void test_attributes(void) {
     take_back();
     open_session(CKF_RW_SESSION);
@@ -89,4 +98,5 @@ void test_attributes(void) {
     test_changes();
     test_new_objects();
     test_new_keys();
+    test_unique_id();
 }

@@ -55,6 +55,23 @@ static void test_points(void) {
     }
 }
 
+/* One attribute is a number, or bytes, of a size that no key has. */
+static void test_size(enum function_number number, CK_MECHANISM_TYPE type, const CK_ATTRIBUTE *template, CK_ULONG count) {
+    word words[MAX_WORDS] = {session};
+    word *at = words + 1;
+    take_back();
+    if (number != FUNCTION_C_CreateObject) *at++ = (word)lent_mechanism(type);
+    *at++ = (word)lent(template, count * sizeof *template);
+    *at++ = count;
+    if (number == FUNCTION_C_GenerateKeyPair) {
+        *at++ = 0;
+        *at++ = 0;
+        *at++ = (word)room(sizeof(CK_OBJECT_HANDLE));
+    }
+    *at = (word)room(sizeof(CK_OBJECT_HANDLE));
+    expect(&functions[number], words, CKR_ATTRIBUTE_VALUE_INVALID);
+}
+
 /* A wrapped key that is too long for what the template says it is. */
 static void test_wrapped_size(void) {
     static const CK_ULONG class = CKO_SECRET_KEY, key_type = CKK_AES, long_len = 33;
@@ -73,10 +90,44 @@ static void test_wrapped_size(void) {
     expect_either(&functions[FUNCTION_C_UnwrapKey], words, CKR_WRAPPED_KEY_LEN_RANGE, CKR_WRAPPED_KEY_INVALID);
 }
 
+/* Section 4.1.1: an invalid value for a valid attribute is CKR_ATTRIBUTE_VALUE_INVALID. */
+static void test_key_sizes(void) {
+    static const CK_ULONG class = CKO_SECRET_KEY, key_type = CKK_AES;
+    static const CK_ULONG lens[] = {0, 1, 15, 33, 1UL << 32, ~0UL / 2, ~0UL};
+    static const CK_ULONG bits[] = {0, 1, 7, 511, 1023, 1UL << 20, 1UL << 40, ~0UL};
+    for (size_t i = 0; i < COUNT(lens); i++) {
+        const CK_ATTRIBUTE len = {CKA_VALUE_LEN, (void *)&lens[i], sizeof *lens};
+        scenario("AES keys of %lu bytes", lens[i]);
+        test_size(FUNCTION_C_GenerateKey, CKM_AES_KEY_GEN, &len, 1);
+        scenario("generic secrets of %lu bytes", lens[i]);
+        if (lens[i] == 0 || lens[i] > 100) test_size(FUNCTION_C_GenerateKey, CKM_GENERIC_SECRET_KEY_GEN, &len, 1);
+        const CK_ATTRIBUTE key[] = {{CKA_CLASS, (void *)&class, sizeof class},
+                                    {CKA_KEY_TYPE, (void *)&key_type, sizeof key_type},
+                                    {CKA_VALUE, (void *)zeros, lens[i]}};
+        scenario("AES keys with a value of %lu bytes", lens[i]);
+        if (lens[i] < sizeof zeros) test_size(FUNCTION_C_CreateObject, 0, key, COUNT(key));
+    }
+    for (size_t i = 0; i < 3; i++) {
+        static const CK_ULONG public = CKO_PUBLIC_KEY, rsa = CKK_RSA, moduli[] = {0, 63, 1025};
+        const CK_ATTRIBUTE key[] = {{CKA_CLASS, (void *)&public, sizeof public},
+                                    {CKA_KEY_TYPE, (void *)&rsa, sizeof rsa},
+                                    {CKA_MODULUS, (void *)ones, moduli[i]},
+                                    {CKA_PUBLIC_EXPONENT, "\1\0\1", 3}};
+        scenario("RSA public keys with a modulus of %lu bytes", moduli[i]);
+        test_size(FUNCTION_C_CreateObject, 0, key, COUNT(key));
+    }
+    for (size_t i = 0; i < COUNT(bits); i++) {
+        const CK_ATTRIBUTE modulus = {CKA_MODULUS_BITS, (void *)&bits[i], sizeof *bits};
+        scenario("RSA keys of %lu bits", bits[i]);
+        test_size(FUNCTION_C_GenerateKeyPair, CKM_RSA_PKCS_KEY_PAIR_GEN, &modulus, 1);
+    }
+}
+
 void test_keys(void) {
     take_back();
     open_session(CKF_RW_SESSION);
     test_key_pairs();
     test_points();
     test_wrapped_size();
+    test_key_sizes();
 }

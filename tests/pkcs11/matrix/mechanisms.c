@@ -160,7 +160,7 @@ static void test_all_keys(const struct function *function, CK_MECHANISM_TYPE typ
 static void test_no_parameter(const struct function *function, CK_MECHANISM_TYPE type) {
     CK_ULONG len;
     if (!fitting_parameter(type, &len) || looks_at_messages(function)) return;
-    if (authenticates(function)) return;
+    if (authenticates(function) && type != CKM_AES_GCM) return;
     scenario("%s with mechanism %#lx without its parameter", function->name, type);
     fresh();
     CK_RV code = call_with(function, type, NULL, 0);

@@ -97,7 +97,7 @@ static void test_public(void) {
     EXPECT(CKR_PIN_LEN_RANGE, C_SetPIN, session, user_pin.bytes, user_pin.len, so_pin.bytes, 1);
 }
 
-/* The handle of a private object ends with the login (section 5.6.10). */
+/* The handle of a private object ends with the login (section 5.6.10), also for the next one. */
 static void test_after_logout(void) {
     CK_OBJECT_HANDLE key, found[2];
     CK_ULONG count, size;
@@ -113,6 +113,7 @@ static void test_after_logout(void) {
     EXPECT(CKR_OPERATION_NOT_INITIALIZED, C_FindObjects, session, found, 2, &count);
     EXPECT(CKR_OBJECT_HANDLE_INVALID, C_GetObjectSize, session, key, &size);
     log_in();
+    EXPECT(CKR_OBJECT_HANDLE_INVALID, C_GetObjectSize, session, key, &size);
     MUST(C_FindObjectsInit, session, &with_id, 1);
     EXPECT(CKR_OK, C_FindObjects, session, found, 2, &count);
     MUST(C_FindObjectsFinal, session);
@@ -161,6 +162,10 @@ static void test_slots(void) {
     CK_ULONG count = 0;
     EXPECT(CKR_OK, C_GetMechanismList, empty, NULL, &count);
     EXPECT(CKR_PIN_LEN_RANGE, C_InitToken, empty, so_pin.bytes, 3, label);
+    scenario("after a token was made here");
+    EXPECT(CKR_OK, C_InitToken, empty, so_pin.bytes, so_pin.len, label);
+    /* Nobody inserted it. */
+    EXPECT(CKR_NO_EVENT, C_WaitForSlotEvent, CKF_DONT_BLOCK, room(sizeof(CK_SLOT_ID)), NULL);
     scenario("in a slot with a token");
     CK_SESSION_HANDLE other;
     EXPECT(CKR_OK, C_OpenSession, other_slot, CKF_SERIAL_SESSION, NULL, NULL, &other);

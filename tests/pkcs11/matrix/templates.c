@@ -66,8 +66,9 @@ static void test_twice(const struct function *function, const struct template *t
     CK_ATTRIBUTE *again = lent_template(template);
     words[at] = (word)longer(template, again, 1);
     words[at + 1] = template->count + 1;
+    /* An object that has the attribute matches it twice. */
     if (function->codes[0] == CKR_OK)
-        expect(function, words, CKR_TEMPLATE_INCONSISTENT);
+        expect(function, words, finds(function) ? CKR_OK : CKR_TEMPLATE_INCONSISTENT);
     else
         call(function, words);
 }
@@ -157,7 +158,7 @@ void test_templates(void) {
         for (const struct argument *each = function->arguments; each->kind != END; each++) {
             if (each->kind == TEMPLATE) {
                 test_faults(function, each->what, at);
-                if (!finds(function)) test_twice(function, each->what, at);
+                test_twice(function, each->what, at);
                 test_many(function, each->what, at);
                 test_nested(function, each->what, at);
             }
