@@ -208,7 +208,34 @@ static void test_faults_end_operations(void) {
     }
 }
 
+/* A step ends its operation with every error but CKR_BUFFER_TOO_SMALL, also if it is the arguments that are wrong. */
+static void test_bad_arguments_end_operations(void) {
+    const struct {
+        enum function_number function;
+        size_t null_at; /* the word that is NULL: input, or the pointer to the output's length */
+    } cases[] = {
+        {FUNCTION_C_Encrypt, 1},        {FUNCTION_C_EncryptUpdate, 1},   {FUNCTION_C_EncryptFinal, 2},
+        {FUNCTION_C_Decrypt, 1},        {FUNCTION_C_DecryptUpdate, 1},   {FUNCTION_C_DecryptFinal, 2},
+        {FUNCTION_C_Digest, 1},         {FUNCTION_C_DigestUpdate, 1},    {FUNCTION_C_DigestFinal, 2},
+        {FUNCTION_C_Sign, 1},           {FUNCTION_C_SignUpdate, 1},      {FUNCTION_C_SignFinal, 2},
+        {FUNCTION_C_SignRecover, 1},    {FUNCTION_C_Verify, 1},          {FUNCTION_C_VerifyUpdate, 1},
+        {FUNCTION_C_VerifyFinal, 1},    {FUNCTION_C_VerifyRecover, 1},   {FUNCTION_C_VerifySignature, 1},
+        {FUNCTION_C_VerifySignatureUpdate, 1},
+    };
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        const struct function *function = &functions[cases[i].function];
+        word words[MAX_WORDS];
+        scenario("%s after a call with NULL", function->name);
+        prepare(function, words);
+        words[cases[i].null_at] = 0;
+        expect(function, words, CKR_ARGUMENTS_BAD);
+        fill(function, words);
+        expect(function, words, CKR_OPERATION_NOT_INITIALIZED);
+    }
+}
+
 void test_order(void) {
+    test_bad_arguments_end_operations();
     test_without_beginning();
     test_twice();
     test_after_the_end();
