@@ -2,7 +2,7 @@
 //!
 //! Four layers: [`exports`] (the C functions) -> [`arguments`] (raw pointers become Rust values) ->
 //! sessions, objects and operations, one module for each chapter of the standard -> [`backend`].
-//! Unsafe code is in the first two and in [`fork`] alone.
+//! Unsafe code is in the first two, in [`fork`] and in [`signals`] alone.
 
 pub mod appearance;
 pub mod arguments;
@@ -31,6 +31,7 @@ pub mod output;
 pub mod random;
 pub mod recovery;
 pub mod session;
+pub mod signals;
 pub mod signing;
 pub mod slot_token;
 pub mod softhsm_conf;

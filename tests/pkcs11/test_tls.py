@@ -24,8 +24,8 @@ def server(tmp_path: Path) -> Iterator[Server]:
 
     def start(*options: str | Path) -> dict[str, str]:
         command = [BIN / "hsm-emulator", "serve", "--state", state, "--listen", "127.0.0.1:0", "--tls-listen", "127.0.0.1:0", *options]
-        log = open(tmp_path / "log", "ab")
-        running.append(subprocess.Popen(command, env=clean_environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=log))
+        with open(tmp_path / "log", "ab") as log:
+            running.append(subprocess.Popen(command, env=clean_environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=log))
         eventually((state / "endpoint").exists, "the server serves")
         return {
             **clean_environment(),

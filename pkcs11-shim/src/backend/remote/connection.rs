@@ -31,6 +31,7 @@ use crate::config::tls::Tls;
 use crate::config::{ApiKey, Endpoint};
 use crate::fork;
 use crate::handles::lock;
+use crate::signals::NoBrokenPipe;
 
 /// Where to connect, and the connections that threads have made.
 pub struct Connections {
@@ -256,6 +257,11 @@ impl Connections {
     }
 
     fn with_line<R: Send>(&self, use_line: impl FnOnce(&mut Line) -> Result<R> + Send) -> Result<R> {
+        let use_line = |line: &mut Line| {
+            // A connection that is closed by the other side is an error of the call, not the end of the application.
+            let _quiet = NoBrokenPipe::new();
+            use_line(line)
+        };
         if PLACES.try_with(|_| ()).is_ok() {
             return use_line(&mut lock(&self.place().0));
         }
@@ -354,6 +360,7 @@ impl Drop for Connection {
             std::mem::forget(open);
             return;
         }
+        let _quiet = NoBrokenPipe::new();
         // At the end of a thread, the runtime's own thread-local state may be gone already: never unwind.
         let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(open)));
     }
