@@ -40,7 +40,7 @@ def run_script(name: str, *arguments: str | Path, **environment: str) -> subproc
 
 def clean_environment() -> dict[str, str]:
     """The environment without what a region would have put there."""
-    prefixes = ("AWS_", "HSM_", "COS_", "S3_", "ROOT_KEY_", "INSTANCE_", "PKCS11_")
+    prefixes = ("AWS_", "HSM_", "COS_", "S3_", "ROOT_KEY_", "INSTANCE_", "PKCS11_", "SOFTHSM2_")
     return {name: value for name, value in os.environ.items() if not name.startswith(prefixes)}
 
 

@@ -28,5 +28,6 @@ pub mod session;
 pub mod signing;
 pub mod slot_token;
 pub mod softhsm_conf;
+pub mod softhsm_token;
 pub mod system_log;
 pub mod verification;
