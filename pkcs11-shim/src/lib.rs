@@ -35,6 +35,7 @@ pub mod signals;
 pub mod signing;
 pub mod slot_token;
 pub mod softhsm_conf;
+pub mod softhsm_token;
 pub mod system_log;
 pub mod trace;
 pub mod verification;

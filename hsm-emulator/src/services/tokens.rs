@@ -1,5 +1,7 @@
 //! PKCS #11 tokens: PINs, and objects in the keystore.
 
+pub mod restore;
+
 use std::collections::HashSet;
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -140,9 +142,7 @@ impl Tokens {
     /// # Errors
     /// `CKR_PIN_LEN_RANGE`, `CKR_PIN_INCORRECT`, `CKR_PIN_LOCKED`, `CKR_ARGUMENTS_BAD` for a label over 32 bytes.
     pub fn init(&self, serial: Option<&str>, so_pin: &[u8], label: &str) -> Result<Token> {
-        if label.len() > LABEL_BYTES {
-            return Err(Error::new(CKR_ARGUMENTS_BAD, "a token label has at most 32 bytes"));
-        }
+        check_label(label)?;
         let Some(serial) = serial else { return self.create(so_pin, label) };
         let checked = self.check_pin(serial, User::So, so_pin)?;
         self.update(serial, None, |token| {
@@ -320,12 +320,7 @@ impl Tokens {
 
     fn create(&self, so_pin: &[u8], label: &str) -> Result<Token> {
         pins::check_len(so_pin)?;
-        let others = self.region.keystore().scan(TOKEN).map_err(from_keystore)?;
-        if others.len() >= MAX_TOKENS {
-            return Err(Error::new(CKR_DEVICE_MEMORY, "there are 1,000 tokens already"));
-        }
-        let order = others.iter().filter_map(|record| parse(record).ok()).map(|token| token.order + 1).max();
-        let order = order.unwrap_or(0);
+        let order = self.next_order()?;
         let serial = hex::encode(random::array::<8>()?);
         let sealing = self.sealing()?;
         let so = StoredPin::new(&self.seal_pin(&sealing, &serial, User::So, so_pin)?);
@@ -334,6 +329,16 @@ impl Tokens {
         self.region.commit_sealed(&sealing, writes).map_err(from_keystore)?;
         tracing::info!(serial, label, "token initialised");
         Ok(token.public(serial))
+    }
+
+    /// The position of the next token.
+    fn next_order(&self) -> Result<u64> {
+        let others = self.region.keystore().scan(TOKEN).map_err(from_keystore)?;
+        if others.len() >= MAX_TOKENS {
+            return Err(Error::new(CKR_DEVICE_MEMORY, "there are 1,000 tokens already"));
+        }
+        let order = others.iter().filter_map(|record| parse(record).ok()).map(|token| token.order + 1).max();
+        Ok(order.unwrap_or(0))
     }
 
     /// Checks a PIN; its sealed record. The attempt is counted durably before the comparison, so neither a kill
@@ -641,6 +646,13 @@ impl StoredPin {
             .map_err(|_| Error::new(CKR_DEVICE_ERROR, "the token's stored record is damaged"))?;
         KeyBlob::parse(&bytes)
     }
+}
+
+fn check_label(label: &str) -> Result<()> {
+    if label.len() > LABEL_BYTES {
+        return Err(Error::new(CKR_ARGUMENTS_BAD, "a token label has at most 32 bytes"));
+    }
+    Ok(())
 }
 
 fn parse(record: &Record) -> Result<StoredToken> {

@@ -20,6 +20,7 @@ mod operations;
 pub mod quorum;
 pub mod random;
 mod refusal;
+mod restored;
 mod root_key;
 mod rotation;
 mod sealed_state;

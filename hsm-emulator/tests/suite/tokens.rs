@@ -324,3 +324,45 @@ fn a_token_under_a_lost_master_key_is_deleted_without_a_unit() {
     let serial = tokens.init(None, b"so-pin", "another").expect("under the new master key").serial;
     tokens.login(&serial, User::So, b"so-pin").expect("login");
 }
+
+#[test]
+fn a_restored_token_is_what_it_was() {
+    let f = fixture();
+    let key = Attributes::new()
+        .with_ulong(CKA_CLASS, CKO_SECRET_KEY)
+        .with_ulong(CKA_KEY_TYPE, CKK_AES)
+        .with_bool(CKA_TOKEN, true)
+        .with_bool(CKA_PRIVATE, true)
+        .with_bool(CKA_SENSITIVE, true)
+        .with(CKA_VALUE, [7; 32])
+        .with_bool(CKA_LOCAL, true)
+        .with_ulong(CKA_KEY_GEN_MECHANISM, CKM_AES_KEY_GEN)
+        .with_bool(CKA_ALWAYS_SENSITIVE, true)
+        .with_bool(CKA_NEVER_EXTRACTABLE, true)
+        .with_bool(CKA_TRUSTED, true);
+    let serial = "00000000deadbeef";
+    let mut restoration =
+        f.tokens.restoration(serial, "old", b"so-of-old", Some(b"user-of-old")).expect("begun");
+    restoration.add(&key).expect("added");
+    let contradiction = key.clone().with_bool(CKA_EXTRACTABLE, true);
+    assert_eq!(code(restoration.add(&contradiction)), CKR_ATTRIBUTE_VALUE_INVALID);
+    let not_for_data = Attributes::new().with_ulong(CKA_CLASS, CKO_DATA).with_bool(CKA_LOCAL, true);
+    assert_eq!(code(restoration.add(&not_for_data)), CKR_ATTRIBUTE_VALUE_INVALID);
+    assert_eq!(f.tokens.list().expect("listed").len(), 1, "nothing before the end");
+    let token = restoration.commit().expect("stored");
+    assert_eq!((token.serial.as_str(), token.label.as_str()), (serial, "old"));
+    f.tokens.login(serial, User::So, b"so-of-old").expect("SO");
+    let user = f.tokens.login(serial, User::User, b"user-of-old").expect("user");
+    let objects = f.tokens.changes(serial, Some(&user), 0).expect("changes").stored;
+    let [(_, blob)] = &objects[..] else { panic!("not one object: {}", objects.len()) };
+    let attributes = blob.attributes().expect("clear");
+    for kind in [CKA_LOCAL, CKA_ALWAYS_SENSITIVE, CKA_NEVER_EXTRACTABLE, CKA_TRUSTED] {
+        assert_eq!(attributes.bool(kind), Some(true), "{kind:#x}");
+    }
+    assert_eq!(attributes.ulong(CKA_KEY_GEN_MECHANISM), Some(CKM_AES_KEY_GEN));
+    let again = f.tokens.restoration(serial, "new", b"so-of-new", None).expect("begun");
+    assert_eq!(code(again.commit()), CKR_TOKEN_WRITE_PROTECTED);
+    for wrong in ["", "00000000DEADBEEF", "00000000deadbee", "../../../../../etc"] {
+        assert_eq!(code(f.tokens.restoration(wrong, "new", b"so-pin", None).map(drop)), CKR_ARGUMENTS_BAD);
+    }
+}

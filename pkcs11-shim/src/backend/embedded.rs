@@ -6,6 +6,7 @@ use std::sync::Arc;
 use cryptoki_sys::{CKR_DEVICE_ERROR, CKR_TOKEN_NOT_PRESENT};
 use hsm_emulator::services::region::{self, Layout, Region};
 use hsm_emulator::services::tokens::Tokens;
+use hsm_emulator::services::tokens::restore::Restoration;
 use hsm_emulator::units::mechanism::Mechanism;
 use hsm_emulator::units::{Attributes, Error, KeyBlob, Result, random};
 use zeroize::Zeroizing;
@@ -28,6 +29,20 @@ impl EmbeddedBackend {
         let region = Arc::new(Region::open(state, &layout).map_err(from_region)?);
         let tokens = Tokens::new(region.clone())?;
         Ok(Self { region, tokens })
+    }
+
+    /// Begins with a token that comes from another HSM.
+    ///
+    /// # Errors
+    /// As [`Tokens::restoration`].
+    pub fn restoration(
+        &self,
+        serial: &str,
+        label: &str,
+        so_pin: &[u8],
+        user_pin: Option<&[u8]>,
+    ) -> Result<Restoration<'_>> {
+        self.tokens.restoration(serial, label, so_pin, user_pin)
     }
 
     /// Deletes a token with all its objects, without its PINs: who may write to the state directory may do so.

@@ -27,6 +27,10 @@ pub struct Cli {
     /// Import a key pair in PKCS #8 (PEM). With --slot, --token or --serial, and --label, --id, --pin.
     #[arg(long, help_heading = ACTIONS, value_name = "PATH", allow_hyphen_values = true)]
     import: Option<PathBuf>,
+    /// Take over a token of a SoftHSM, with its PINs, its serial number and its objects, from a token directory. With
+    /// --token or --serial, and --so-pin, --pin. Needs the HSM in this process.
+    #[arg(long, help_heading = ACTIONS, value_name = "DIR", allow_hyphen_values = true)]
+    import_softhsm: Option<PathBuf>,
     /// Delete a token and all that is in it. With --token or --serial. Needs the HSM in this process.
     #[arg(long, help_heading = ACTIONS)]
     delete_token: bool,
@@ -49,7 +53,7 @@ pub struct Cli {
     /// PIN of the file to be imported, if it is encrypted.
     #[arg(long, value_name = "PIN", allow_hyphen_values = true, value_parser = secret)]
     pub file_pin: Option<Secret>,
-    /// Import a key pair also if its ID is in use.
+    /// Import a key pair also if its ID is in use; a SoftHSM's token without the objects that cannot be kept.
     #[arg(long)]
     pub force: bool,
     /// Take the first token that is not initialised.
@@ -98,6 +102,8 @@ pub enum Action {
     ShowSlots,
     /// `--import`
     Import(PathBuf),
+    /// `--import-softhsm`
+    ImportSoftHsm(PathBuf),
     /// `--delete-token`
     DeleteToken,
     /// `--show-config`, of one thing or all
@@ -122,6 +128,7 @@ impl Cli {
             self.init_token.then_some(Action::InitToken),
             self.show_slots.then_some(Action::ShowSlots),
             self.import.clone().map(Action::Import),
+            self.import_softhsm.clone().map(Action::ImportSoftHsm),
             self.delete_token.then_some(Action::DeleteToken),
             self.show_config.clone().map(Action::ShowConfig),
         ];
@@ -145,6 +152,7 @@ Examples:
   hsm-util --init-token --free --label test --so-pin 5678 --pin 1234
   hsm-util --import key.pem --token test --label my-key --id A1B2 --pin 1234
   hsm-util --show-slots
+  hsm-util --import-softhsm /var/lib/softhsm/tokens --token test --so-pin 5678 --pin 1234
   hsm-util --delete-token --token test";
 
 #[cfg(test)]

@@ -30,7 +30,7 @@ pub fn run(library: &Library, cli: &Cli, path: &Path) -> Result<(), Error> {
         Some(RvError::SlotIdInvalid) => Error::new("The given slot does not exist."),
         _ => Error::new("Could not open a session on the given slot."),
     })?;
-    let pin = pin::of(UserType::User, cli.pin.as_ref())?;
+    let pin = pin::for_library(&pin::of(UserType::User, cli.pin.as_ref())?);
     session.login(UserType::User, Some(&pin)).map_err(|error| match code(&error) {
         Some(RvError::PinIncorrect) => Error::new("The given user PIN does not match the one in the token."),
         _ => Error::new("Could not log in on the token."),

@@ -10,6 +10,7 @@ mod key_file;
 mod library;
 mod pin;
 mod slots;
+mod softhsm_import;
 mod tokens;
 
 use std::path::Path;
@@ -52,6 +53,7 @@ fn run(cli: &Cli, action: &Action) -> Result<(), Error> {
         Action::InitToken => tokens::initialize(Library::open(cli)?, cli),
         Action::DeleteToken => tokens::delete(cli),
         Action::Import(path) => import::run(&Library::open(cli)?, cli, path),
+        Action::ImportSoftHsm(directory) => softhsm_import::run(cli, directory),
         Action::ShowConfig(key) => library::show_config(cli, key.as_deref()),
     }
 }

@@ -12,13 +12,17 @@ use crate::cli::Secret;
 use crate::error::Error;
 
 /// The PIN of a user: the given one if it can be one, else what is typed.
-pub fn of(user: UserType, given: Option<&Secret>) -> Result<AuthPin, Error> {
+pub fn of(user: UserType, given: Option<&Secret>) -> Result<Secret, Error> {
     let name = if matches!(user, UserType::So) { "SO" } else { "user" };
-    let pin = match given {
-        Some(pin) if fits(pin) => pin.clone(),
-        _ => typed(name).map_err(|_| Error::new(format!("Could not get {name} PIN")))?,
-    };
-    Ok(AuthPin::from(pin.to_string()))
+    match given {
+        Some(pin) if fits(pin) => Ok(pin.clone()),
+        _ => typed(name).map_err(|_| Error::new(format!("Could not get {name} PIN"))),
+    }
+}
+
+/// The PIN, for the functions of the library.
+pub fn for_library(pin: &Secret) -> AuthPin {
+    AuthPin::from(pin.as_str())
 }
 
 fn typed(name: &str) -> Result<Secret, secret_input::Error> {

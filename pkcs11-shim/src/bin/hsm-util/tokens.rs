@@ -22,8 +22,8 @@ pub fn initialize(library: Library, cli: &Cli) -> Result<(), Error> {
     if label.len() > 32 {
         return Err(Error::new("The token label must not have a length greater than 32 chars."));
     }
-    let so_pin = pin::of(UserType::So, cli.so_pin.as_ref())?;
-    let user_pin = pin::of(UserType::User, cli.pin.as_ref())?;
+    let so_pin = pin::for_library(&pin::of(UserType::So, cli.so_pin.as_ref())?);
+    let user_pin = pin::for_library(&pin::of(UserType::User, cli.pin.as_ref())?);
     let id = slot.id();
     let pkcs11 = library.pkcs11();
     pkcs11.init_token(slot, &so_pin, label).map_err(|error| {
