@@ -102,14 +102,17 @@ impl<'a> Caller<'a> {
     ///
     /// # Errors
     /// `CKR_ARGUMENTS_BAD`; `CKR_ATTRIBUTE_VALUE_INVALID` for a value of the wrong size;
-    /// `CKR_TEMPLATE_INCONSISTENT` for an attribute twice; `CKR_ATTRIBUTE_TYPE_INVALID` for nested templates.
+    /// `CKR_TEMPLATE_INCONSISTENT` for an attribute with two values; `CKR_ATTRIBUTE_TYPE_INVALID` for nested templates.
     pub fn template(&self, pointer: *const CK_ATTRIBUTE, count: CK_ULONG) -> Result<Attributes> {
         let mut attributes = Attributes::new();
         for entry in self.slice(pointer, check_count(count)?)? {
             let value = self.slice(entry.pValue.cast::<u8>(), entry.ulValueLen)?;
             let value = normalised(entry.type_, value)?;
-            if attributes.contains(entry.type_) {
-                return Err(Error::new(CKR_TEMPLATE_INCONSISTENT, "an attribute is in the template twice"));
+            if attributes.get(entry.type_).is_some_and(|other| other != value) {
+                return Err(Error::new(
+                    CKR_TEMPLATE_INCONSISTENT,
+                    "an attribute is in the template with two values",
+                ));
             }
             attributes.set(entry.type_, value);
         }
@@ -298,6 +301,9 @@ impl<'a> Caller<'a> {
         match &mut mechanism.parameter {
             Parameter::Gcm { aad, .. } if !associated.is_empty() => *aad = associated.to_vec(),
             Parameter::Gcm { .. } => {}
+            _ if mechanism.kind == CKM_AES_GCM => {
+                return Err(bad_parameter("the parameter of AES-GCM is missing"));
+            }
             _ => return Err(Error::new(CKR_MECHANISM_INVALID, "the mechanism does not authenticate")),
         }
         Ok((mechanism, nonce))

@@ -1,6 +1,7 @@
 //! The objects of a token that this process knows, found by their attributes without a walk over all of them.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 
 use cryptoki_sys::*;
 use hsm_emulator::units::{Attributes, Result};
@@ -16,7 +17,7 @@ use crate::slot_token::Slot;
 pub struct Catalogue {
     all: BTreeSet<CK_OBJECT_HANDLE>,
     indexes: [HashMap<Vec<u8>, BTreeSet<CK_OBJECT_HANDLE>>; INDEXED.len()],
-    /// Kept for ever: a token object that leaves and returns (by a logout) has the same handle.
+    /// Of token objects, also of those that are about to be stored.
     handles: HashMap<ObjectId, CK_OBJECT_HANDLE>,
     seen: Seen,
 }
@@ -31,7 +32,13 @@ struct Seen {
 
 impl Catalogue {
     /// Enters an object, or a new state of it.
-    pub fn insert(&mut self, objects: &HandleTable<Object>, handle: CK_OBJECT_HANDLE, object: Object) {
+    pub fn insert(
+        &mut self,
+        objects: &HandleTable<Object>,
+        handle: CK_OBJECT_HANDLE,
+        object: impl Into<Arc<Object>>,
+    ) {
+        let object = object.into();
         self.unindex(objects, handle);
         for (index, kind) in self.indexes.iter_mut().zip(INDEXED) {
             if let Some(value) = object.attributes.get(kind) {
@@ -49,6 +56,20 @@ impl Catalogue {
     pub fn remove(&mut self, objects: &HandleTable<Object>, handle: CK_OBJECT_HANDLE) {
         self.unindex(objects, handle);
         objects.remove(handle);
+    }
+
+    /// Gives private token objects new handles: those from before a logout stay invalid (section 5.6, `C_Logout`).
+    pub fn renew_private(&mut self, objects: &HandleTable<Object>) {
+        let is_private = |object: &Object| object.private && matches!(object.owner, Owner::Token(_));
+        let private: Vec<_> = self
+            .all
+            .iter()
+            .filter_map(|handle| Some((*handle, objects.get(*handle).filter(|object| is_private(object))?)))
+            .collect();
+        for (handle, object) in private {
+            self.remove(objects, handle);
+            self.insert(objects, HandleTable::<Object>::reserve(), object);
+        }
     }
 
     /// Takes everything out.

@@ -29,8 +29,8 @@ impl<T> HandleTable<T> {
     }
 
     /// Enters something under a handle that was given out before.
-    pub fn put(&self, handle: u64, value: T) -> Arc<T> {
-        let entry = Arc::new(value);
+    pub fn put(&self, handle: u64, value: impl Into<Arc<T>>) -> Arc<T> {
+        let entry = value.into();
         write(self.shard(handle)).insert(handle, entry.clone());
         entry
     }

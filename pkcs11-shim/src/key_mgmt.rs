@@ -25,7 +25,8 @@ pub fn generate_key(
 ) -> Result<CK_OBJECT_HANDLE> {
     MechanismInfo::for_use(mechanism, CKF_GENERATE)?;
     let destination = Destination::check(session, template, true)?;
-    destination.place(module, session, module.backend.generate_key(mechanism, template)?)
+    let made = module.backend.generate_key(mechanism, template).map_err(value_not_size)?;
+    destination.place(module, session, made)
 }
 
 /// `C_GenerateKeyPair`: (public, private).
@@ -42,7 +43,8 @@ pub fn generate_key_pair(
     MechanismInfo::for_use(mechanism, CKF_GENERATE_KEY_PAIR)?;
     let public_destination = Destination::check(session, public, false)?;
     let private_destination = Destination::check(session, private, true)?;
-    let (public, private) = module.backend.generate_key_pair(mechanism, public, private)?;
+    let pair = module.backend.generate_key_pair(mechanism, public, private);
+    let (public, private) = pair.map_err(value_not_size)?;
     let public = public_destination.place(module, session, public)?;
     match private_destination.place(module, session, private) {
         Ok(private) => Ok((public, private)),
@@ -146,6 +148,14 @@ pub fn decapsulate_key(
 ) -> Result<CK_OBJECT_HANDLE> {
     Prepared::check(module, session, mechanism, private_key, CKF_DECAPSULATE, CKA_DECAPSULATE)?;
     Err(Error::new(CKR_MECHANISM_INVALID, "no mechanism decapsulates"))
+}
+
+/// `CKR_KEY_SIZE_RANGE` is about keys that are used. A key that is to be made has an attribute whose value does not do.
+pub fn value_not_size(error: Error) -> Error {
+    match error.code {
+        CKR_KEY_SIZE_RANGE => Error::new(CKR_ATTRIBUTE_VALUE_INVALID, error.message),
+        _ => error,
+    }
 }
 
 /// Wrapping and unwrapping keys have return codes of their own.

@@ -9,6 +9,7 @@ use crate::attribute_kinds::may_be_sealed;
 use crate::backend::ObjectId;
 use crate::catalogue;
 use crate::handles::{read, write};
+use crate::key_mgmt::value_not_size;
 use crate::local::PublicKey;
 use crate::module::Module;
 use crate::operation::{Find, begin};
@@ -44,9 +45,27 @@ impl Object {
     /// # Errors
     /// `CKR_DEVICE_ERROR` if the blob is damaged.
     pub fn new(slot: CK_SLOT_ID, owner: Owner, blob: KeyBlob) -> Result<Self> {
-        let attributes = blob.attributes()?;
+        let mut attributes = blob.attributes()?;
+        // It stays with a token object for ever, and with a session object while it lives (version 3.0 section 4.4.1).
+        let unique = match owner {
+            Owner::Token(id) => id,
+            Owner::Session(_) => new_id()?,
+        };
+        attributes.set(CKA_UNIQUE_ID, hex::encode(unique));
         let private = attributes.bool(CKA_PRIVATE).unwrap_or(false);
         Ok(Self { slot, owner, blob, attributes, private, public_key: OnceLock::new() })
+    }
+
+    /// The same object with another blob.
+    ///
+    /// # Errors
+    /// As [`Object::new`].
+    pub fn changed(&self, blob: KeyBlob) -> Result<Self> {
+        let mut changed = Self::new(self.slot, self.owner, blob)?;
+        if let Some(unique) = self.attributes.get(CKA_UNIQUE_ID) {
+            changed.attributes.set(CKA_UNIQUE_ID, unique);
+        }
+        Ok(changed)
     }
 
     /// The session that a session object belongs to.
@@ -100,6 +119,12 @@ impl Object {
     }
 }
 
+fn new_id() -> Result<ObjectId> {
+    let mut id = ObjectId::default();
+    hsm_emulator::units::random::fill(&mut id)?;
+    Ok(id)
+}
+
 /// Where a new object will live, settled before the HSM works on it.
 pub struct Destination {
     token: bool,
@@ -136,8 +161,7 @@ impl Destination {
             catalogue.insert(&module.objects, handle, object);
             return Ok(handle);
         }
-        let mut id = ObjectId::default();
-        hsm_emulator::units::random::fill(&mut id)?;
+        let id = new_id()?;
         let object = Object::new(slot.id, Owner::Token(id), blob)?;
         require_login_for(session, object.private)?;
         let grant = slot.user_grant();
@@ -162,7 +186,7 @@ impl Destination {
 pub fn create_object(module: &Module, session: &Session, template: &Attributes) -> Result<CK_OBJECT_HANDLE> {
     let secret = matches!(template.ulong(CKA_CLASS), Some(CKO_SECRET_KEY | CKO_PRIVATE_KEY));
     let destination = Destination::check(session, template, secret)?;
-    let blob = module.backend.create_object(template)?;
+    let blob = module.backend.create_object(template).map_err(value_not_size)?;
     destination.place(module, session, blob)
 }
 
@@ -280,7 +304,7 @@ pub fn set_attribute_value(
             return Err(Error::new(CKR_ACTION_PROHIBITED, "the object may not be changed"));
         }
         let blob = module.backend.change_object(&object.blob, template, false)?;
-        let changed = Object::new(object.slot, object.owner, blob)?;
+        let changed = object.changed(blob)?;
         require_login_for(session, changed.private)?;
         let slot = &session.slot;
         if let Owner::Token(id) = object.owner {

@@ -9,10 +9,10 @@ use crate::module::Module;
 /// `C_GenerateRandom`.
 ///
 /// # Errors
-/// `CKR_DATA_LEN_RANGE` for more than 64 MiB; the backend's.
+/// `CKR_ARGUMENTS_BAD` for more than 64 MiB; the backend's.
 pub fn generate_random(module: &Module, len: usize) -> Result<Zeroizing<Vec<u8>>> {
     if len > MAX_BYTES {
-        return Err(Error::new(CKR_DATA_LEN_RANGE, "at most 64 MiB of random bytes in one call"));
+        return Err(Error::new(CKR_ARGUMENTS_BAD, "at most 64 MiB of random bytes in one call"));
     }
     let mut bytes = Zeroizing::new(vec![0; len]);
     module.backend.random(&mut bytes)?;

@@ -136,8 +136,10 @@ pub fn close_session(module: &Module, handle: CK_SESSION_HANDLE) -> Result<()> {
     let mut usage = write(&session.slot.usage);
     usage.sessions -= 1;
     usage.rw_sessions -= CK_ULONG::from(session.rw);
-    if usage.sessions == 0 {
-        usage.login = Login::Public;
+    if usage.sessions == 0 && !matches!(std::mem::take(&mut usage.login), Login::Public) {
+        // As by a logout.
+        drop(usage);
+        write(&session.slot.catalogue).renew_private(&module.objects);
     }
     Ok(())
 }
@@ -217,6 +219,7 @@ pub fn logout(module: &Module, session: &Session) -> Result<()> {
             owner.disown(handle);
         }
     }
+    catalogue.renew_private(&module.objects);
     drop(catalogue);
     for (_, other) in module.sessions.matching(|other| other.slot.id == session.slot.id) {
         other.operations().end_all_with_private_keys();

@@ -1,6 +1,7 @@
 //! Slots and tokens (section 5.5). Every token is in a slot of its own, and one more slot holds an
 //! uninitialised token, from which `C_InitToken` makes the next.
 
+use std::collections::HashSet;
 use std::sync::{Arc, OnceLock, RwLock};
 use std::time::Duration;
 
@@ -137,13 +138,14 @@ pub fn slot_list(module: &Module, refresh: bool) -> Result<Vec<CK_SLOT_ID>> {
 /// `CKR_NO_EVENT` if it need not wait; `CKR_CRYPTOKI_NOT_INITIALIZED` after `C_Finalize` by another thread; the backend's.
 pub fn wait_for_slot_event(module: &Module, dont_block: bool) -> Result<CK_SLOT_ID> {
     loop {
-        let known = read(&module.slots).len();
+        let serials = || -> HashSet<String> {
+            read(&module.slots).iter().filter_map(|slot| slot.serial.get().cloned()).collect()
+        };
+        let known = serials();
         slot_list(module, true)?;
-        // Known slots stay, a new one comes before the uninitialised one.
-        if let [.., new, _] = read(&module.slots).as_slice()
-            && read(&module.slots).len() > known
-        {
-            return Ok(new.id);
+        let is_new = |slot: &&Arc<Slot>| slot.serial.get().is_some_and(|serial| !known.contains(serial));
+        if let Some(slot) = read(&module.slots).iter().find(is_new) {
+            return Ok(slot.id);
         }
         if dont_block {
             return Err(Error::new(CKR_NO_EVENT, "no token was made"));

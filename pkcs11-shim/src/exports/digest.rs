@@ -19,15 +19,17 @@ exports! {
         digest_len: Len,
     ) |call| {
         let session = call.session(session)?;
-        let out = call.caller.out_buffer(digest, digest_len)?;
-        let data = call.caller.slice(data, data_len)?;
+        let (out, data) = call.step(&session, CKF_DIGEST, |caller| {
+            Ok((caller.out_buffer(digest, digest_len)?, caller.slice(data, data_len)?))
+        })?;
         out.deliver(digest::digest(&session, out.room(), data)?)
     };
 
     /// Section 5.10.
     initialized fn C_DigestUpdate(session: CK_SESSION_HANDLE, part: Bytes, part_len: CK_ULONG) |call| {
         let session = call.session(session)?;
-        digest::digest_update(&session, call.caller.slice(part, part_len)?)
+        let part = call.step(&session, CKF_DIGEST, |caller| caller.slice(part, part_len))?;
+        digest::digest_update(&session, part)
     };
 
     /// Section 5.10.
@@ -38,7 +40,7 @@ exports! {
     /// Section 5.10.
     initialized fn C_DigestFinal(session: CK_SESSION_HANDLE, digest: Bytes, digest_len: Len) |call| {
         let session = call.session(session)?;
-        let out = call.caller.out_buffer(digest, digest_len)?;
+        let out = call.step(&session, CKF_DIGEST, |caller| caller.out_buffer(digest, digest_len))?;
         out.deliver(digest::digest_final(&session, out.room())?)
     };
 }

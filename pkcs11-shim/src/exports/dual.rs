@@ -13,8 +13,9 @@ exports! {
         encrypted_len: Len,
     ) |call| {
         let session = call.session(session)?;
-        let out = call.caller.out_buffer(encrypted, encrypted_len)?;
-        let part = call.caller.slice(part, part_len)?;
+        let (out, part) = call.step(&session, CKF_DIGEST | CKF_ENCRYPT, |caller| {
+            Ok((caller.out_buffer(encrypted, encrypted_len)?, caller.slice(part, part_len)?))
+        })?;
         out.deliver(dual::digest_encrypt_update(call.module, &session, out.room(), part)?)
     };
 
@@ -27,8 +28,9 @@ exports! {
         part_len: Len,
     ) |call| {
         let session = call.session(session)?;
-        let out = call.caller.out_buffer(part, part_len)?;
-        let encrypted = call.caller.slice(encrypted, encrypted_len)?;
+        let (out, encrypted) = call.step(&session, CKF_DECRYPT | CKF_DIGEST, |caller| {
+            Ok((caller.out_buffer(part, part_len)?, caller.slice(encrypted, encrypted_len)?))
+        })?;
         out.deliver(dual::decrypt_digest_update(call.module, &session, out.room(), encrypted)?)
     };
 
@@ -41,8 +43,9 @@ exports! {
         encrypted_len: Len,
     ) |call| {
         let session = call.session(session)?;
-        let out = call.caller.out_buffer(encrypted, encrypted_len)?;
-        let part = call.caller.slice(part, part_len)?;
+        let (out, part) = call.step(&session, CKF_SIGN | CKF_ENCRYPT, |caller| {
+            Ok((caller.out_buffer(encrypted, encrypted_len)?, caller.slice(part, part_len)?))
+        })?;
         out.deliver(dual::sign_encrypt_update(call.module, &session, out.room(), part)?)
     };
 
@@ -55,8 +58,9 @@ exports! {
         part_len: Len,
     ) |call| {
         let session = call.session(session)?;
-        let out = call.caller.out_buffer(part, part_len)?;
-        let encrypted = call.caller.slice(encrypted, encrypted_len)?;
+        let (out, encrypted) = call.step(&session, CKF_DECRYPT | CKF_VERIFY, |caller| {
+            Ok((caller.out_buffer(part, part_len)?, caller.slice(encrypted, encrypted_len)?))
+        })?;
         out.deliver(dual::decrypt_verify_update(call.module, &session, out.room(), encrypted)?)
     };
 }

@@ -25,8 +25,9 @@ exports! {
         encrypted_len: Len,
     ) |call| {
         let session = call.session(session)?;
-        let out = call.caller.out_buffer(encrypted, encrypted_len)?;
-        let data = call.caller.slice(data, data_len)?;
+        let (out, data) = call.step(&session, CKF_ENCRYPT, |caller| {
+            Ok((caller.out_buffer(encrypted, encrypted_len)?, caller.slice(data, data_len)?))
+        })?;
         out.deliver(encryption::single(call.module, &session, Encrypt, out.room(), data)?)
     };
 
@@ -39,15 +40,16 @@ exports! {
         encrypted_len: Len,
     ) |call| {
         let session = call.session(session)?;
-        let out = call.caller.out_buffer(encrypted, encrypted_len)?;
-        let part = call.caller.slice(part, part_len)?;
+        let (out, part) = call.step(&session, CKF_ENCRYPT, |caller| {
+            Ok((caller.out_buffer(encrypted, encrypted_len)?, caller.slice(part, part_len)?))
+        })?;
         out.deliver(encryption::update(call.module, &session, Encrypt, out.room(), part)?)
     };
 
     /// Section 5.8.
     initialized fn C_EncryptFinal(session: CK_SESSION_HANDLE, last: Bytes, last_len: Len) |call| {
         let session = call.session(session)?;
-        let out = call.caller.out_buffer(last, last_len)?;
+        let out = call.step(&session, CKF_ENCRYPT, |caller| caller.out_buffer(last, last_len))?;
         out.deliver(encryption::last(call.module, &session, Encrypt, out.room())?)
     };
 
@@ -71,8 +73,9 @@ exports! {
         data_len: Len,
     ) |call| {
         let session = call.session(session)?;
-        let out = call.caller.out_buffer(data, data_len)?;
-        let encrypted = call.caller.slice(encrypted, encrypted_len)?;
+        let (out, encrypted) = call.step(&session, CKF_DECRYPT, |caller| {
+            Ok((caller.out_buffer(data, data_len)?, caller.slice(encrypted, encrypted_len)?))
+        })?;
         out.deliver(encryption::single(call.module, &session, Decrypt, out.room(), encrypted)?)
     };
 
@@ -85,15 +88,16 @@ exports! {
         part_len: Len,
     ) |call| {
         let session = call.session(session)?;
-        let out = call.caller.out_buffer(part, part_len)?;
-        let encrypted = call.caller.slice(encrypted, encrypted_len)?;
+        let (out, encrypted) = call.step(&session, CKF_DECRYPT, |caller| {
+            Ok((caller.out_buffer(part, part_len)?, caller.slice(encrypted, encrypted_len)?))
+        })?;
         out.deliver(encryption::update(call.module, &session, Decrypt, out.room(), encrypted)?)
     };
 
     /// Section 5.9.
     initialized fn C_DecryptFinal(session: CK_SESSION_HANDLE, last: Bytes, last_len: Len) |call| {
         let session = call.session(session)?;
-        let out = call.caller.out_buffer(last, last_len)?;
+        let out = call.step(&session, CKF_DECRYPT, |caller| caller.out_buffer(last, last_len))?;
         out.deliver(encryption::last(call.module, &session, Decrypt, out.room())?)
     };
 }

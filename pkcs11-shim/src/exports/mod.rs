@@ -25,10 +25,21 @@ struct Call<'a> {
     touched: &'a Cell<CK_SESSION_HANDLE>,
 }
 
-impl Call<'_> {
+impl<'a> Call<'a> {
     fn session(&self, handle: CK_SESSION_HANDLE) -> Result<Arc<Session>> {
         self.touched.set(handle);
         self.module.session(handle)
+    }
+
+    /// Arguments of a step of the operations of these kinds (`CKF_*`): any error but a buffer that is too small ends them
+    /// (sections 5.8 to 5.13).
+    fn step<T>(
+        &self,
+        session: &Session,
+        flags: CK_FLAGS,
+        read: impl FnOnce(&'a Caller<'a>) -> Result<T>,
+    ) -> Result<T> {
+        read(self.caller).inspect_err(|_| session.operations().cancel(flags))
     }
 }
 

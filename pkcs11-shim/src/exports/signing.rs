@@ -23,21 +23,23 @@ exports! {
         signature_len: Len,
     ) |call| {
         let session = call.session(session)?;
-        let out = call.caller.out_buffer(signature, signature_len)?;
-        let data = call.caller.slice(data, data_len)?;
+        let (out, data) = call.step(&session, CKF_SIGN, |caller| {
+            Ok((caller.out_buffer(signature, signature_len)?, caller.slice(data, data_len)?))
+        })?;
         out.deliver(signing::sign(call.module, &session, out.room(), data)?)
     };
 
     /// Section 5.11.
     initialized fn C_SignUpdate(session: CK_SESSION_HANDLE, part: Bytes, part_len: CK_ULONG) |call| {
         let session = call.session(session)?;
-        signing::sign_update(&session, call.caller.slice(part, part_len)?)
+        let part = call.step(&session, CKF_SIGN, |caller| caller.slice(part, part_len))?;
+        signing::sign_update(&session, part)
     };
 
     /// Section 5.11.
     initialized fn C_SignFinal(session: CK_SESSION_HANDLE, signature: Bytes, signature_len: Len) |call| {
         let session = call.session(session)?;
-        let out = call.caller.out_buffer(signature, signature_len)?;
+        let out = call.step(&session, CKF_SIGN, |caller| caller.out_buffer(signature, signature_len))?;
         out.deliver(signing::sign_final(call.module, &session, out.room())?)
     };
 
@@ -60,8 +62,9 @@ exports! {
         signature_len: Len,
     ) |call| {
         let session = call.session(session)?;
-        let out = call.caller.out_buffer(signature, signature_len)?;
-        let data = call.caller.slice(data, data_len)?;
+        let (out, data) = call.step(&session, CKF_SIGN_RECOVER, |caller| {
+            Ok((caller.out_buffer(signature, signature_len)?, caller.slice(data, data_len)?))
+        })?;
         out.deliver(recovery::sign_recover(call.module, &session, out.room(), data)?)
     };
 }

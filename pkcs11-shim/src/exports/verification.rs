@@ -23,21 +23,24 @@ exports! {
         signature_len: CK_ULONG,
     ) |call| {
         let session = call.session(session)?;
-        let data = call.caller.slice(data, data_len)?;
-        let signature = call.caller.slice(signature, signature_len)?;
+        let (data, signature) = call.step(&session, CKF_VERIFY, |caller| {
+            Ok((caller.slice(data, data_len)?, caller.slice(signature, signature_len)?))
+        })?;
         verification::verify(call.module, &session, data, signature)
     };
 
     /// Section 5.12.
     initialized fn C_VerifyUpdate(session: CK_SESSION_HANDLE, part: Bytes, part_len: CK_ULONG) |call| {
         let session = call.session(session)?;
-        verification::verify_update(&session, call.caller.slice(part, part_len)?)
+        let part = call.step(&session, CKF_VERIFY, |caller| caller.slice(part, part_len))?;
+        verification::verify_update(&session, part)
     };
 
     /// Section 5.12.
     initialized fn C_VerifyFinal(session: CK_SESSION_HANDLE, signature: Bytes, signature_len: CK_ULONG) |call| {
         let session = call.session(session)?;
-        verification::verify_final(call.module, &session, call.caller.slice(signature, signature_len)?)
+        let signature = call.step(&session, CKF_VERIFY, |caller| caller.slice(signature, signature_len))?;
+        verification::verify_final(call.module, &session, signature)
     };
 
     /// Section 5.12.
@@ -59,8 +62,9 @@ exports! {
         data_len: Len,
     ) |call| {
         let session = call.session(session)?;
-        let out = call.caller.out_buffer(data, data_len)?;
-        let signature = call.caller.slice(signature, signature_len)?;
+        let (out, signature) = call.step(&session, CKF_VERIFY_RECOVER, |caller| {
+            Ok((caller.out_buffer(data, data_len)?, caller.slice(signature, signature_len)?))
+        })?;
         out.deliver(recovery::verify_recover(&session, out.room(), signature)?)
     };
 
@@ -81,13 +85,15 @@ exports! {
     /// Version 3.2 section 5.16.
     initialized fn C_VerifySignature(session: CK_SESSION_HANDLE, data: Bytes, data_len: CK_ULONG) |call| {
         let session = call.session(session)?;
-        verification::verify_signature(call.module, &session, call.caller.slice(data, data_len)?)
+        let data = call.step(&session, CKF_VERIFY, |caller| caller.slice(data, data_len))?;
+        verification::verify_signature(call.module, &session, data)
     };
 
     /// Version 3.2 section 5.16.
     initialized fn C_VerifySignatureUpdate(session: CK_SESSION_HANDLE, part: Bytes, part_len: CK_ULONG) |call| {
         let session = call.session(session)?;
-        verification::verify_signature_update(&session, call.caller.slice(part, part_len)?)
+        let part = call.step(&session, CKF_VERIFY, |caller| caller.slice(part, part_len))?;
+        verification::verify_signature_update(&session, part)
     };
 
     /// Version 3.2 section 5.16.
