@@ -135,7 +135,7 @@ mod tests {
         assert_eq!(object.ulong(CKA_CLASS), Some(CKO_SECRET_KEY));
         assert_eq!(object.ulong(CKA_KEY_GEN_MECHANISM), Some(CK_UNAVAILABLE_INFORMATION));
         assert_eq!(object.bytes(CKA_LABEL), Some(&b"abc"[..]));
-        assert_eq!(object.len(), 6);
+        assert_eq!(object.0.len(), 6);
     }
 
     #[test]

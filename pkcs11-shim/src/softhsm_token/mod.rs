@@ -94,24 +94,23 @@ impl SoftHsmToken {
         let database = self.directory.join(DATABASE);
         let mut opened = Vec::new();
         if database.exists() {
-            let objects = database::read(&database).map_err(|reason| refused(&database, reason))?;
-            for (number, object) in &objects {
+            for (number, object) in &read_database(&database)? {
                 if *number != TOKEN_ROW {
                     opened.push(object.open(&key, &format!("object {number}"), &database)?);
                 }
             }
             return Ok(opened);
         }
+        let mut total_bytes = 0;
         for path in entries(&self.directory)? {
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             if name.ends_with(OBJECT_FILE) && name != TOKEN_FILE {
-                if opened.len() == MAX_OBJECTS {
-                    return Err(refused(
-                        &self.directory,
-                        format!("there are more than {MAX_OBJECTS} objects"),
-                    ));
+                let content = read_file(&path)?;
+                total_bytes += content.len() as u64;
+                if opened.len() == MAX_OBJECTS || total_bytes > MAX_TOKEN_BYTES {
+                    return Err(refused(&self.directory, "the token is too large"));
                 }
-                opened.push(read_object_file(&path)?.open(&key, &name, &path)?);
+                opened.push(parse_file(&content, &path)?.open(&key, &name, &path)?);
             }
         }
         Ok(opened)
@@ -121,10 +120,11 @@ impl SoftHsmToken {
     fn read(directory: &Path) -> Result<Option<Self>, Error> {
         let (file, database) = (directory.join(TOKEN_FILE), directory.join(DATABASE));
         let (token, path) = if file.exists() {
-            (read_object_file(&file)?, file)
+            (parse_file(&read_file(&file)?, &file)?, file)
         } else if database.exists() {
-            let objects = database::read(&database).map_err(|reason| refused(&database, reason));
-            let token = objects?.remove(&TOKEN_ROW).ok_or_else(|| refused(&database, "it holds no token"))?;
+            let token = read_database(&database)?
+                .remove(&TOKEN_ROW)
+                .ok_or_else(|| refused(&database, "it holds no token"))?;
             (token, database)
         } else {
             return Ok(None);
@@ -194,16 +194,6 @@ impl StoredObject {
         }
     }
 
-    /// How many attributes.
-    pub fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    /// None at all?
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
     /// The last of equal types counts, as in SoftHSM.
     fn set(&mut self, kind: CK_ATTRIBUTE_TYPE, value: Value) -> Result<(), Malformed> {
         self.0.insert(kind, value);
@@ -254,20 +244,32 @@ impl StoredObject {
     }
 }
 
-fn read_object_file(path: &Path) -> Result<StoredObject, Error> {
-    let content = read_file(path).map_err(|error| refused(path, error.to_string()))?;
-    object_file::parse(&content).map_err(|Malformed(reason)| refused(path, reason))
+fn read_database(path: &Path) -> Result<BTreeMap<i64, StoredObject>, Error> {
+    check_file(path, MAX_TOKEN_BYTES)?;
+    database::read(path).map_err(|reason| refused(path, reason))
 }
 
-fn read_file(path: &Path) -> std::io::Result<Zeroizing<Vec<u8>>> {
-    // Opening a pipe would wait for somebody who writes.
-    let metadata = fs::metadata(path)?;
-    if !metadata.is_file() || metadata.len() > MAX_FILE_BYTES {
-        return Err(std::io::Error::other("no file, or a file that is too long"));
-    }
-    let mut content = Zeroizing::new(Vec::with_capacity(metadata.len() as usize + 64));
-    File::open(path)?.take(metadata.len()).read_to_end(&mut content)?;
+fn parse_file(content: &[u8], path: &Path) -> Result<StoredObject, Error> {
+    object_file::parse(content).map_err(|Malformed(reason)| refused(path, reason))
+}
+
+fn read_file(path: &Path) -> Result<Zeroizing<Vec<u8>>, Error> {
+    let len = check_file(path, MAX_FILE_BYTES)?;
+    // More room than is ever read, so that it is never reallocated.
+    let mut content = Zeroizing::new(Vec::with_capacity(len as usize + 64));
+    File::open(path)
+        .and_then(|file| file.take(len).read_to_end(&mut content))
+        .map_err(|error| refused(path, error.to_string()))?;
     Ok(content)
+}
+
+/// The length of a file that may be read. Opening a pipe would wait for somebody who writes.
+fn check_file(path: &Path, max_bytes: u64) -> Result<u64, Error> {
+    let metadata = fs::metadata(path).map_err(|error| refused(path, error.to_string()))?;
+    if !metadata.is_file() || metadata.len() > max_bytes {
+        return Err(refused(path, format!("it is no file, or one of more than {max_bytes} bytes")));
+    }
+    Ok(metadata.len())
 }
 
 /// What is in a directory, by name.
@@ -275,6 +277,9 @@ fn entries(directory: &Path) -> Result<Vec<PathBuf>, Error> {
     let failed = |error: std::io::Error| refused(directory, error.to_string());
     let mut paths = Vec::new();
     for entry in fs::read_dir(directory).map_err(failed)? {
+        if paths.len() == MAX_ENTRIES {
+            return Err(refused(directory, format!("there are more than {MAX_ENTRIES} files")));
+        }
         paths.push(entry.map_err(failed)?.path());
     }
     paths.sort();
@@ -294,6 +299,9 @@ const MAX_ATTRIBUTES: usize = 200;
 /// As the units have it, and what encryption adds.
 const MAX_VALUE_BYTES: usize = (1 << 20) + 32;
 const MAX_FILE_BYTES: u64 = 4 << 20;
+const MAX_TOKEN_BYTES: u64 = 1 << 30;
+/// An object has a lock file besides its own.
+const MAX_ENTRIES: usize = 2 * MAX_OBJECTS + 10;
 /// What the HSM computes from the rest of a key, and does not let anybody say.
 const FOLLOWS: [CK_ATTRIBUTE_TYPE; 4] =
     [CKA_MODULUS_BITS, CKA_VALUE_LEN, CKA_CHECK_VALUE, CKA_PUBLIC_KEY_INFO];

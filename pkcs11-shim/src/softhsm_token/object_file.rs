@@ -84,7 +84,7 @@ mod tests {
         for cut in 1..content.len() {
             // At some places, what is there is an object with fewer attributes.
             assert!(
-                parse(&content[..cut]).is_ok_and(|part| part.len() < object.len())
+                parse(&content[..cut]).is_ok_and(|part| part.0.len() < object.0.len())
                     || parse(&content[..cut]).is_err()
             );
         }
