@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use cryptoki_sys::*;
-use hsm_emulator::units::mechanism::{Mechanism, edwards};
+use hsm_emulator::units::mechanism::{Mechanism, asymmetric};
 use hsm_emulator::units::{Error, Result};
 
 use crate::digest::DigestOperation;
@@ -102,9 +102,7 @@ impl Prepared {
             return Err(Error::new(CKR_KEY_TYPE_INCONSISTENT, "the mechanism is not for keys of this type"));
         }
         check_allowed(&key, mechanism.kind)?;
-        if mechanism.kind == CKM_EDDSA {
-            edwards::check_parameter(&mechanism.parameter, &key.attributes)?;
-        }
+        asymmetric::check_parameter(mechanism, &key.attributes)?;
         let authorised = !(key.class() == Some(CKO_PRIVATE_KEY) && key.is(CKA_ALWAYS_AUTHENTICATE));
         Ok(Self { key, authorised })
     }

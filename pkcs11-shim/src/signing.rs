@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use cryptoki_sys::*;
 use hsm_emulator::units::Result;
-use hsm_emulator::units::mechanism::{Mechanism, aes, digest, ec, edwards};
+use hsm_emulator::units::mechanism::{Mechanism, asymmetric, digest, mac};
 use openssl::hash::MessageDigest;
 use zeroize::Zeroizing;
 
@@ -208,9 +208,9 @@ impl Scheme {
             let mechanism = Mechanism { kind: raw, parameter: mechanism.parameter };
             return Self { mechanism, hash: Hash::Here(digest, function) };
         }
-        let is_mac =
-            digest::hmac_digest(mechanism.kind).is_some() || aes::mac_bytes(mechanism.kind).is_some();
-        let hash = if is_mac { Hash::Inside } else { Hash::None };
+        let takes_parts =
+            mac::bytes(&mechanism).is_some() || matches!(mechanism.kind, CKM_ML_DSA | CKM_SLH_DSA);
+        let hash = if takes_parts { Hash::Inside } else { Hash::None };
         Self { mechanism, hash }
     }
 
@@ -230,15 +230,8 @@ impl Scheme {
 
 /// The length of a signature, from what is known of the key.
 pub fn signature_bytes(key: &Object, mechanism: &Mechanism) -> usize {
-    if let Some(Ok(function)) = digest::hmac_digest(mechanism.kind).map(local::digest_function) {
-        return function.size();
-    }
-    if let Some(bytes) = aes::mac_bytes(mechanism.kind) {
-        return bytes;
-    }
-    match key.key_type() {
-        Some(CKK_RSA) => key.attributes.get(CKA_MODULUS).map_or(0, <[u8]>::len),
-        Some(CKK_EC_EDWARDS) => edwards::signature_bytes(&key.attributes),
-        _ => 2 * ec::order_bytes(&key.attributes),
+    match mac::bytes(mechanism) {
+        Some(bytes) => bytes.unwrap_or(0),
+        None => asymmetric::signature_bytes(&key.attributes),
     }
 }

@@ -5,7 +5,7 @@ use cryptoki::mechanism::{Mechanism, MechanismType};
 use cryptoki::object::{Attribute, AttributeType};
 use cryptoki::session::{SessionState, UserType};
 
-use super::{SO_PIN, USER_PIN, aes_key, new_token, pin, pkcs11, refusal, user_session};
+use super::{FREE_SLOT, SO_PIN, USER_PIN, aes_key, new_token, pin, pkcs11, refusal, user_session};
 
 #[test]
 fn a_new_token_shows_what_it_is() {
@@ -16,6 +16,7 @@ fn a_new_token_shows_what_it_is() {
     assert!(info.token_initialized() && info.user_pin_initialized() && info.login_required() && info.rng());
     assert_eq!((info.min_pin_length(), info.max_pin_length()), (4, 255));
     assert!(pkcs11().get_slot_info(slot).unwrap().token_present());
+    let _lock = FREE_SLOT.lock().unwrap();
     let free = *pkcs11().get_all_slots().unwrap().last().unwrap();
     assert!(!pkcs11().get_token_info(free).unwrap().token_initialized());
     assert_eq!(refusal(pkcs11().open_rw_session(free)), RvError::TokenNotRecognized);

@@ -1,0 +1,361 @@
+//! The C functions themselves, for the mechanisms that the cryptoki crate has no names for.
+#![allow(unsafe_code)]
+
+use std::ffi::c_void;
+use std::marker::PhantomData;
+use std::ptr::null_mut;
+use std::sync::OnceLock;
+
+use cryptoki::session::Session;
+use cryptoki_sys::*;
+
+use super::{built, new_token, pkcs11};
+use crate::pkcs11_fixture::library;
+
+/// A template.
+pub type Template<'a> = &'a [(CK_ATTRIBUTE_TYPE, &'a [u8])];
+/// What a call gives, or its return code.
+pub type Outcome<T> = Result<T, CK_RV>;
+
+pub const TRUE: &[u8] = &[1];
+pub const FALSE: &[u8] = &[0];
+/// Attributes of a secret key whose value may be looked at.
+pub const OPEN: Template<'static> = &[(CKA_SENSITIVE, FALSE), (CKA_EXTRACTABLE, TRUE)];
+
+/// A `CK_ULONG` as an attribute has it.
+pub const fn ulong(value: CK_ULONG) -> [u8; 8] {
+    value.to_le_bytes()
+}
+
+/// A mechanism, and the parameter that it points at.
+#[derive(Clone, Copy)]
+pub struct Mechanism<'a> {
+    inner: CK_MECHANISM,
+    parameter: PhantomData<&'a ()>,
+}
+
+impl<'a> Mechanism<'a> {
+    pub fn plain(kind: CK_MECHANISM_TYPE) -> Self {
+        Self::bytes(kind, &[])
+    }
+
+    /// Its parameter is plain bytes.
+    pub fn bytes(kind: CK_MECHANISM_TYPE, parameter: &'a [u8]) -> Self {
+        let pointer = parameter.as_ptr().cast_mut().cast();
+        let inner = CK_MECHANISM {
+            mechanism: kind,
+            pParameter: pointer,
+            ulParameterLen: parameter.len() as CK_ULONG,
+        };
+        Self { inner, parameter: PhantomData }
+    }
+
+    /// Its parameter is a structure.
+    pub fn with<T>(kind: CK_MECHANISM_TYPE, parameter: &'a T) -> Self {
+        let pointer: *const T = parameter;
+        let inner = CK_MECHANISM {
+            mechanism: kind,
+            pParameter: pointer.cast_mut().cast(),
+            ulParameterLen: size_of::<T>() as CK_ULONG,
+        };
+        Self { inner, parameter: PhantomData }
+    }
+}
+
+/// A session of the user with a token of its own.
+pub struct RawSession {
+    handle: CK_SESSION_HANDLE,
+    /// Keeps the user logged in.
+    _login: Session,
+}
+
+impl RawSession {
+    pub fn new(label: &str) -> Self {
+        let slot = new_token(label);
+        let login = library::user_session(pkcs11(), slot);
+        let mut handle = 0;
+        let flags = CKF_SERIAL_SESSION | CKF_RW_SESSION;
+        // SAFETY: as all calls here: every pointer is at a live value of the length that is said.
+        check(unsafe { functions().C_OpenSession(slot.id(), flags, null_mut(), None, &raw mut handle) })
+            .expect("a session");
+        Self { handle, _login: login }
+    }
+
+    pub fn generate_key(
+        &self,
+        mechanism: Mechanism<'_>,
+        template: Template<'_>,
+    ) -> Outcome<CK_OBJECT_HANDLE> {
+        let (mut mechanism, mut template, mut key) = (mechanism.inner, attributes(template), 0);
+        let (pointer, len) = parts(&mut template);
+        let code =
+            unsafe { functions().C_GenerateKey(self.handle, &raw mut mechanism, pointer, len, &raw mut key) };
+        check(code).map(|()| key)
+    }
+
+    /// (public, private)
+    pub fn generate_key_pair(
+        &self,
+        mechanism: Mechanism<'_>,
+        public: Template<'_>,
+        private: Template<'_>,
+    ) -> Outcome<(CK_OBJECT_HANDLE, CK_OBJECT_HANDLE)> {
+        let (mut public, mut private) = (attributes(public), attributes(private));
+        let ((public, public_len), (private, private_len)) = (parts(&mut public), parts(&mut private));
+        let (mut mechanism, mut keys) = (mechanism.inner, (0, 0));
+        let code = unsafe {
+            functions().C_GenerateKeyPair(
+                self.handle,
+                &raw mut mechanism,
+                public,
+                public_len,
+                private,
+                private_len,
+                &raw mut keys.0,
+                &raw mut keys.1,
+            )
+        };
+        check(code).map(|()| keys)
+    }
+
+    pub fn create(&self, template: Template<'_>) -> Outcome<CK_OBJECT_HANDLE> {
+        let (mut template, mut object) = (attributes(template), 0);
+        let (pointer, len) = parts(&mut template);
+        check(unsafe { functions().C_CreateObject(self.handle, pointer, len, &raw mut object) })
+            .map(|()| object)
+    }
+
+    /// A secret key whose value is known and may be looked at.
+    pub fn secret(&self, key_type: CK_KEY_TYPE, value: &[u8]) -> CK_OBJECT_HANDLE {
+        let (class, key_type) = (ulong(CKO_SECRET_KEY), ulong(key_type));
+        let own =
+            [(CKA_CLASS, &class[..]), (CKA_KEY_TYPE, &key_type), (CKA_VALUE, value), (CKA_DERIVE, TRUE)];
+        self.create(&[&own[..], OPEN].concat()).expect("a secret key")
+    }
+
+    pub fn attribute(&self, object: CK_OBJECT_HANDLE, kind: CK_ATTRIBUTE_TYPE) -> Outcome<Vec<u8>> {
+        let mut value = vec![0; 8192];
+        let mut entry = [CK_ATTRIBUTE {
+            type_: kind,
+            pValue: value.as_mut_ptr().cast(),
+            ulValueLen: value.len() as CK_ULONG,
+        }];
+        let (pointer, len) = parts(&mut entry);
+        check(unsafe { functions().C_GetAttributeValue(self.handle, object, pointer, len) })?;
+        value.truncate(entry[0].ulValueLen as usize);
+        Ok(value)
+    }
+
+    pub fn value(&self, object: CK_OBJECT_HANDLE) -> Vec<u8> {
+        self.attribute(object, CKA_VALUE).expect("a value")
+    }
+
+    pub fn encrypt(&self, mechanism: Mechanism<'_>, key: CK_OBJECT_HANDLE, data: &[u8]) -> Outcome<Vec<u8>> {
+        let mut mechanism = mechanism.inner;
+        check(unsafe { functions().C_EncryptInit(self.handle, &raw mut mechanism, key) })?;
+        output(|out, len| unsafe {
+            functions().C_Encrypt(self.handle, data.as_ptr().cast_mut(), data.len() as CK_ULONG, out, len)
+        })
+    }
+
+    pub fn decrypt(&self, mechanism: Mechanism<'_>, key: CK_OBJECT_HANDLE, data: &[u8]) -> Outcome<Vec<u8>> {
+        let mut mechanism = mechanism.inner;
+        check(unsafe { functions().C_DecryptInit(self.handle, &raw mut mechanism, key) })?;
+        output(|out, len| unsafe {
+            functions().C_Decrypt(self.handle, data.as_ptr().cast_mut(), data.len() as CK_ULONG, out, len)
+        })
+    }
+
+    /// In parts of so many bytes.
+    pub fn encrypt_parts(
+        &self,
+        mechanism: Mechanism<'_>,
+        key: CK_OBJECT_HANDLE,
+        data: &[u8],
+        part: usize,
+    ) -> Outcome<Vec<u8>> {
+        let mut mechanism = mechanism.inner;
+        check(unsafe { functions().C_EncryptInit(self.handle, &raw mut mechanism, key) })?;
+        let mut all = Vec::new();
+        for part in data.chunks(part) {
+            all.extend(output(|out, len| unsafe {
+                let pointer = part.as_ptr().cast_mut();
+                functions().C_EncryptUpdate(self.handle, pointer, part.len() as CK_ULONG, out, len)
+            })?);
+        }
+        all.extend(output(|out, len| unsafe { functions().C_EncryptFinal(self.handle, out, len) })?);
+        Ok(all)
+    }
+
+    /// In parts of so many bytes.
+    pub fn decrypt_parts(
+        &self,
+        mechanism: Mechanism<'_>,
+        key: CK_OBJECT_HANDLE,
+        data: &[u8],
+        part: usize,
+    ) -> Outcome<Vec<u8>> {
+        let mut mechanism = mechanism.inner;
+        check(unsafe { functions().C_DecryptInit(self.handle, &raw mut mechanism, key) })?;
+        let mut all = Vec::new();
+        for part in data.chunks(part) {
+            all.extend(output(|out, len| unsafe {
+                let pointer = part.as_ptr().cast_mut();
+                functions().C_DecryptUpdate(self.handle, pointer, part.len() as CK_ULONG, out, len)
+            })?);
+        }
+        all.extend(output(|out, len| unsafe { functions().C_DecryptFinal(self.handle, out, len) })?);
+        Ok(all)
+    }
+
+    pub fn sign(&self, mechanism: Mechanism<'_>, key: CK_OBJECT_HANDLE, data: &[u8]) -> Outcome<Vec<u8>> {
+        let mut mechanism = mechanism.inner;
+        check(unsafe { functions().C_SignInit(self.handle, &raw mut mechanism, key) })?;
+        output(|out, len| unsafe {
+            functions().C_Sign(self.handle, data.as_ptr().cast_mut(), data.len() as CK_ULONG, out, len)
+        })
+    }
+
+    /// In parts of so many bytes.
+    pub fn sign_parts(
+        &self,
+        mechanism: Mechanism<'_>,
+        key: CK_OBJECT_HANDLE,
+        data: &[u8],
+        part: usize,
+    ) -> Outcome<Vec<u8>> {
+        let mut mechanism = mechanism.inner;
+        check(unsafe { functions().C_SignInit(self.handle, &raw mut mechanism, key) })?;
+        for part in data.chunks(part) {
+            let pointer = part.as_ptr().cast_mut();
+            check(unsafe { functions().C_SignUpdate(self.handle, pointer, part.len() as CK_ULONG) })?;
+        }
+        output(|out, len| unsafe { functions().C_SignFinal(self.handle, out, len) })
+    }
+
+    pub fn verify(
+        &self,
+        mechanism: Mechanism<'_>,
+        key: CK_OBJECT_HANDLE,
+        data: &[u8],
+        signature: &[u8],
+    ) -> Outcome<()> {
+        let mut mechanism = mechanism.inner;
+        check(unsafe { functions().C_VerifyInit(self.handle, &raw mut mechanism, key) })?;
+        check(unsafe {
+            functions().C_Verify(
+                self.handle,
+                data.as_ptr().cast_mut(),
+                data.len() as CK_ULONG,
+                signature.as_ptr().cast_mut(),
+                signature.len() as CK_ULONG,
+            )
+        })
+    }
+
+    /// Signs and verifies, and refuses what is altered.
+    pub fn check_signatures(
+        &self,
+        mechanism: Mechanism<'_>,
+        public: CK_OBJECT_HANDLE,
+        private: CK_OBJECT_HANDLE,
+        data: &[u8],
+    ) {
+        let signature = self.sign(mechanism, private, data).expect("a signature");
+        self.verify(mechanism, public, data, &signature).expect("the signature is good");
+        let mut altered = signature.clone();
+        altered[signature.len() / 2] ^= 1;
+        assert_eq!(self.verify(mechanism, public, data, &altered), Err(CKR_SIGNATURE_INVALID));
+        assert_eq!(self.verify(mechanism, public, data, &signature[1..]), Err(CKR_SIGNATURE_LEN_RANGE));
+    }
+
+    pub fn digest(&self, mechanism: Mechanism<'_>, data: &[u8]) -> Outcome<Vec<u8>> {
+        let mut mechanism = mechanism.inner;
+        check(unsafe { functions().C_DigestInit(self.handle, &raw mut mechanism) })?;
+        output(|out, len| unsafe {
+            functions().C_Digest(self.handle, data.as_ptr().cast_mut(), data.len() as CK_ULONG, out, len)
+        })
+    }
+
+    pub fn derive(
+        &self,
+        mechanism: Mechanism<'_>,
+        base: CK_OBJECT_HANDLE,
+        template: Template<'_>,
+    ) -> Outcome<CK_OBJECT_HANDLE> {
+        let (mut mechanism, mut template, mut key) = (mechanism.inner, attributes(template), 0);
+        let (pointer, len) = parts(&mut template);
+        let code = unsafe {
+            functions().C_DeriveKey(self.handle, &raw mut mechanism, base, pointer, len, &raw mut key)
+        };
+        check(code).map(|()| key)
+    }
+
+    pub fn wrap(
+        &self,
+        mechanism: Mechanism<'_>,
+        wrapping: CK_OBJECT_HANDLE,
+        key: CK_OBJECT_HANDLE,
+    ) -> Outcome<Vec<u8>> {
+        let mut mechanism = mechanism.inner;
+        let mechanism = &raw mut mechanism;
+        output(|out, len| unsafe { functions().C_WrapKey(self.handle, mechanism, wrapping, key, out, len) })
+    }
+
+    pub fn unwrap(
+        &self,
+        mechanism: Mechanism<'_>,
+        unwrapping: CK_OBJECT_HANDLE,
+        wrapped: &[u8],
+        template: Template<'_>,
+    ) -> Outcome<CK_OBJECT_HANDLE> {
+        let (mut mechanism, mut template, mut key) = (mechanism.inner, attributes(template), 0);
+        let (pointer, len) = parts(&mut template);
+        let code = unsafe {
+            functions().C_UnwrapKey(
+                self.handle,
+                &raw mut mechanism,
+                unwrapping,
+                wrapped.as_ptr().cast_mut(),
+                wrapped.len() as CK_ULONG,
+                pointer,
+                len,
+                &raw mut key,
+            )
+        };
+        check(code).map(|()| key)
+    }
+}
+
+/// The library that the whole process has.
+fn functions() -> &'static Pkcs11 {
+    static FUNCTIONS: OnceLock<Pkcs11> = OnceLock::new();
+    FUNCTIONS.get_or_init(|| unsafe { Pkcs11::new(built("libhsm_pkcs11.so")) }.expect("the library"))
+}
+
+fn check(code: CK_RV) -> Outcome<()> {
+    if code == CKR_OK { Ok(()) } else { Err(code) }
+}
+
+/// Asks for the length first, as the standard has it.
+fn output(call: impl Fn(*mut CK_BYTE, *mut CK_ULONG) -> CK_RV) -> Outcome<Vec<u8>> {
+    let mut len = 0;
+    check(call(null_mut(), &raw mut len))?;
+    let mut out = vec![0; len as usize];
+    check(call(out.as_mut_ptr(), &raw mut len))?;
+    out.truncate(len as usize);
+    Ok(out)
+}
+
+fn attributes(template: Template<'_>) -> Vec<CK_ATTRIBUTE> {
+    let entry = |(type_, value): &(CK_ATTRIBUTE_TYPE, &[u8])| CK_ATTRIBUTE {
+        type_: *type_,
+        pValue: value.as_ptr().cast_mut().cast::<c_void>(),
+        ulValueLen: value.len() as CK_ULONG,
+    };
+    template.iter().map(entry).collect()
+}
+
+fn parts(template: &mut [CK_ATTRIBUTE]) -> (*mut CK_ATTRIBUTE, CK_ULONG) {
+    (template.as_mut_ptr(), template.len() as CK_ULONG)
+}
