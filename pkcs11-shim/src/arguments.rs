@@ -11,12 +11,10 @@ use std::marker::PhantomData;
 use std::{ptr, slice};
 
 use cryptoki_sys::*;
-use hsm_emulator::units::mechanism::{Mechanism, Parameter};
+use hsm_emulator::units::mechanism::Mechanism;
 use hsm_emulator::units::{Attributes, Error, Result};
 
 use crate::attribute_kinds::{Representation, representation};
-use crate::message_encryption::AeadMessage;
-use crate::nonce::Nonce;
 use crate::object::AttributeValue;
 use crate::output::{Output, Room};
 
@@ -195,145 +193,6 @@ impl<'a> Caller<'a> {
         })
     }
 
-    /// A mechanism with its parameter.
-    ///
-    /// # Errors
-    /// `CKR_ARGUMENTS_BAD`, `CKR_MECHANISM_PARAM_INVALID`.
-    pub fn mechanism(&self, pointer: *const CK_MECHANISM) -> Result<Mechanism> {
-        let mechanism = self.value(pointer)?;
-        let kind = mechanism.mechanism;
-        let bytes = self
-            .slice(mechanism.pParameter.cast_const().cast::<u8>(), mechanism.ulParameterLen)
-            .map_err(|_| bad_parameter("the parameter's pointer is NULL"))?;
-        let parameter = match kind {
-            _ if bytes.is_empty() => Parameter::None,
-            CKM_AES_GCM => self.gcm(self.structure(bytes)?)?,
-            CKM_AES_CTR => ctr(self.structure(bytes)?)?,
-            CKM_RSA_PKCS_OAEP => self.oaep(self.structure(bytes)?)?,
-            CKM_ECDH1_DERIVE | CKM_ECDH1_COFACTOR_DERIVE => self.ecdh1(self.structure(bytes)?)?,
-            CKM_EDDSA => self.eddsa(self.structure(bytes)?)?,
-            CKM_AES_ECB_ENCRYPT_DATA => {
-                let given: CK_KEY_DERIVATION_STRING_DATA = self.structure(bytes)?;
-                Parameter::Bytes(self.parameter_bytes(given.pData, given.ulLen)?)
-            }
-            CKM_AES_CBC_ENCRYPT_DATA => {
-                let given: CK_AES_CBC_ENCRYPT_DATA_PARAMS = self.structure(bytes)?;
-                Parameter::Bytes([&given.iv[..], &self.parameter_bytes(given.pData, given.length)?].concat())
-            }
-            CKM_RSA_PKCS_PSS
-            | CKM_SHA1_RSA_PKCS_PSS
-            | CKM_SHA224_RSA_PKCS_PSS
-            | CKM_SHA256_RSA_PKCS_PSS
-            | CKM_SHA384_RSA_PKCS_PSS
-            | CKM_SHA512_RSA_PKCS_PSS => pss(self.structure(bytes)?),
-            _ if bytes.len() > MAX_PARAMETER_BYTES => {
-                return Err(bad_parameter("the parameter is longer than any mechanism wants"));
-            }
-            _ => Parameter::Bytes(bytes.to_vec()),
-        };
-        Ok(Mechanism { kind, parameter })
-    }
-
-    /// The parameter of one message of this mechanism. `to_seal`: its nonce may be one that is to be made.
-    ///
-    /// # Errors
-    /// `CKR_MECHANISM_PARAM_INVALID`.
-    pub fn aead_message(
-        &self,
-        kind: CK_MECHANISM_TYPE,
-        pointer: *const std::ffi::c_void,
-        len: CK_ULONG,
-        to_seal: bool,
-    ) -> Result<AeadMessage<'a>> {
-        let bytes = self
-            .slice(pointer.cast::<u8>(), len)
-            .map_err(|_| bad_parameter("the parameter of the message is NULL"))?;
-        match kind {
-            CKM_AES_GCM => {
-                let given: CK_GCM_MESSAGE_PARAMS = self.structure(bytes)?;
-                let generator = if to_seal { given.ivGenerator } else { CKG_NO_GENERATE };
-                let tag_bytes = gcm_tag_bits(given.ulTagBits)? / 8;
-                Ok(AeadMessage {
-                    nonce: self.nonce(given.pIv, given.ulIvLen, given.ulIvFixedBits, generator)?,
-                    tag_bytes: tag_bytes as usize,
-                    tag: self
-                        .out_exact(given.pTag, tag_bytes.into())
-                        .map_err(|_| bad_parameter("pTag is NULL"))?,
-                })
-            }
-            _ => Err(bad_parameter("the mechanism has no parameter for a message")),
-        }
-    }
-
-    /// The mechanism of an authenticated wrap: with `CK_GCM_WRAP_PARAMS`, or `CK_GCM_PARAMS`. Associated data are an
-    /// argument of the call; if there are none, those of the parameter are meant. To wrap, with the nonce that is to be
-    /// made, if one is; until then, zeros stand for it.
-    ///
-    /// # Errors
-    /// `CKR_ARGUMENTS_BAD`, `CKR_MECHANISM_PARAM_INVALID`.
-    pub fn authenticated_wrap(
-        &self,
-        pointer: *const CK_MECHANISM,
-        associated: &[u8],
-        to_wrap: bool,
-    ) -> Result<(Mechanism, Option<Nonce<'a>>)> {
-        let given = self.value(pointer)?;
-        let len = usize::try_from(given.ulParameterLen).unwrap_or(usize::MAX);
-        let (mut mechanism, nonce) =
-            if given.mechanism == CKM_AES_GCM && len == size_of::<CK_GCM_WRAP_PARAMS>() {
-                let bytes = self
-                    .slice(given.pParameter.cast_const().cast::<u8>(), given.ulParameterLen)
-                    .map_err(|_| bad_parameter("the parameter's pointer is NULL"))?;
-                let wrap: CK_GCM_WRAP_PARAMS = self.structure(bytes)?;
-                let generator = if to_wrap { wrap.ivGenerator } else { CKG_NO_GENERATE };
-                let nonce = self.nonce(wrap.pIv, wrap.ulIvLen, wrap.ulIvFixedBits, generator)?;
-                let mut iv = nonce.given.clone();
-                iv.resize(nonce.out.len(), 0);
-                let parameter = Parameter::Gcm {
-                    iv,
-                    aad: self.parameter_bytes(wrap.pAAD, wrap.ulAADLen)?,
-                    tag_bits: gcm_tag_bits(wrap.ulTagBits)?,
-                };
-                (Mechanism { kind: CKM_AES_GCM, parameter }, Some(nonce))
-            } else {
-                (self.mechanism(pointer)?, None)
-            };
-        match &mut mechanism.parameter {
-            Parameter::Gcm { aad, .. } if !associated.is_empty() => *aad = associated.to_vec(),
-            Parameter::Gcm { .. } => {}
-            _ if mechanism.kind == CKM_AES_GCM => {
-                return Err(bad_parameter("the parameter of AES-GCM is missing"));
-            }
-            _ => return Err(Error::new(CKR_MECHANISM_INVALID, "the mechanism does not authenticate")),
-        }
-        Ok((mechanism, nonce))
-    }
-
-    /// The nonce of an AEAD message. What the caller gives of it is read as far as it is used.
-    fn nonce(
-        &self,
-        pointer: *mut CK_BYTE,
-        len: CK_ULONG,
-        fixed_bits: CK_ULONG,
-        generator: CK_GENERATOR_FUNCTION,
-    ) -> Result<Nonce<'a>> {
-        if !(1..=128).contains(&len) || fixed_bits > 8 * len {
-            return Err(bad_parameter(
-                "the IV of AES-GCM has 1 to 128 bytes, and not more bits that are fixed",
-            ));
-        }
-        let used = match generator {
-            CKG_NO_GENERATE | CKG_GENERATE_COUNTER_XOR => len,
-            _ => fixed_bits.div_ceil(8),
-        };
-        Ok(Nonce {
-            given: self.parameter_bytes(pointer, used)?,
-            fixed_bits: fixed_bits as usize,
-            generator,
-            out: self.out_exact(pointer, len).map_err(|_| bad_parameter("pIv is NULL"))?,
-        })
-    }
-
     /// Checks the argument of `C_Initialize`. The library uses the system's locks in any case: they work
     /// whichever the application's callbacks are.
     ///
@@ -357,55 +216,6 @@ impl<'a> Caller<'a> {
             return Err(bad("either all mutex callbacks are given or none"));
         }
         Ok(())
-    }
-
-    /// A parameter structure whose size must be the standard's.
-    fn structure<T: Copy>(&self, bytes: &[u8]) -> Result<T> {
-        if bytes.len() != size_of::<T>() {
-            return Err(bad_parameter("the parameter's length is not its structure's"));
-        }
-        self.value(bytes.as_ptr().cast::<T>())
-    }
-
-    fn parameter_bytes(&self, pointer: *const CK_BYTE, len: CK_ULONG) -> Result<Vec<u8>> {
-        if len > MAX_NESTED_BYTES {
-            return Err(bad_parameter("a length in the parameter is out of range"));
-        }
-        self.slice(pointer, len)
-            .map(<[u8]>::to_vec)
-            .map_err(|_| bad_parameter("a pointer in the parameter is NULL"))
-    }
-
-    fn gcm(&self, given: CK_GCM_PARAMS) -> Result<Parameter> {
-        if !(1..=128).contains(&given.ulIvLen) {
-            return Err(bad_parameter("the IV of AES-GCM has 1 to 128 bytes"));
-        }
-        let iv = self.parameter_bytes(given.pIv, given.ulIvLen)?;
-        let aad = self.parameter_bytes(given.pAAD, given.ulAADLen)?;
-        Ok(Parameter::Gcm { iv, aad, tag_bits: gcm_tag_bits(given.ulTagBits)? })
-    }
-
-    fn eddsa(&self, given: CK_EDDSA_PARAMS) -> Result<Parameter> {
-        if given.phFlag != CK_FALSE {
-            return Err(bad_parameter("EdDSA is offered without pre-hashing only"));
-        }
-        Ok(Parameter::Bytes(self.parameter_bytes(given.pContextData, given.ulContextDataLen)?))
-    }
-
-    fn oaep(&self, given: CK_RSA_PKCS_OAEP_PARAMS) -> Result<Parameter> {
-        let label = self.parameter_bytes(given.pSourceData.cast(), given.ulSourceDataLen)?;
-        if given.source != CKZ_DATA_SPECIFIED && !(given.source == 0 && label.is_empty()) {
-            return Err(bad_parameter("OAEP's label has an unknown source"));
-        }
-        Ok(Parameter::Oaep { digest: given.hashAlg, mgf: given.mgf, label })
-    }
-
-    fn ecdh1(&self, given: CK_ECDH1_DERIVE_PARAMS) -> Result<Parameter> {
-        Ok(Parameter::Ecdh1 {
-            kdf: given.kdf,
-            shared_data: self.parameter_bytes(given.pSharedData, given.ulSharedDataLen)?,
-            public_data: self.parameter_bytes(given.pPublicData, given.ulPublicDataLen)?,
-        })
     }
 }
 
@@ -522,24 +332,6 @@ impl OutExact<'_> {
     }
 }
 
-fn gcm_tag_bits(given: CK_ULONG) -> Result<u32> {
-    match u32::try_from(given) {
-        Ok(bits @ 32..=128) if bits % 8 == 0 => Ok(bits),
-        _ => Err(bad_parameter("the tag of AES-GCM has 32 to 128 bits")),
-    }
-}
-
-fn ctr(given: CK_AES_CTR_PARAMS) -> Result<Parameter> {
-    match u32::try_from(given.ulCounterBits) {
-        Ok(counter_bits @ 1..=128) => Ok(Parameter::Ctr { counter_bits, counter_block: given.cb }),
-        _ => Err(bad_parameter("the counter has 1 to 128 bits")),
-    }
-}
-
-fn pss(given: CK_RSA_PKCS_PSS_PARAMS) -> Parameter {
-    Parameter::Pss { digest: given.hashAlg, mgf: given.mgf, salt_len: given.sLen }
-}
-
 /// A value in the representation that the inner layers know: numbers of 8 bytes, booleans 0 or 1.
 fn normalised(kind: CK_ATTRIBUTE_TYPE, value: &[u8]) -> Result<Vec<u8>> {
     match (representation(kind), value) {
@@ -562,10 +354,6 @@ fn bad(message: &'static str) -> Error {
     Error::new(CKR_ARGUMENTS_BAD, message)
 }
 
-fn bad_parameter(message: &'static str) -> Error {
-    Error::new(CKR_MECHANISM_PARAM_INVALID, message)
-}
-
 fn too_small() -> Error {
     Error::new(CKR_BUFFER_TOO_SMALL, "the buffer is too small")
 }
@@ -574,10 +362,7 @@ fn too_small() -> Error {
 const MAX_ATTRIBUTES: CK_ULONG = 1024;
 /// Data objects and certificates; no key comes near.
 const MAX_VALUE_BYTES: usize = 16 << 20;
-/// Initialisation vectors.
-const MAX_PARAMETER_BYTES: usize = 1024;
-/// AAD, labels, points.
-const MAX_NESTED_BYTES: CK_ULONG = 16 << 20;
 
+mod parameters;
 #[cfg(test)]
 mod tests;

@@ -42,14 +42,15 @@ pub struct CipherOperation {
 /// How a mechanism's parts hang together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mode {
-    /// Whole blocks, the last one of which may be needed for padding.
-    Blocks { chained: bool, padded: bool },
+    /// Whole blocks of so many bytes, the last one of which may be needed for padding. Each depends on the one before
+    /// if there is a mechanism that chains them.
+    Blocks { bytes: usize, chaining: Option<CK_MECHANISM_TYPE>, padded: bool },
     /// A key stream.
     Counter,
     /// All or nothing, but in parts.
     Gathered { tag_bytes: usize },
-    /// The same with padding.
-    Padded,
+    /// The same with padding to blocks of so many bytes.
+    Padded { bytes: usize },
     /// In one part only.
     Single,
 }
@@ -60,9 +61,9 @@ enum Stage {
     /// Nothing has been given yet.
     Ready,
     /// Blocks: the chaining value, and what waits for the next part.
-    Blocks { iv: [u8; BLOCK], held: Zeroizing<Vec<u8>> },
+    Blocks { iv: Vec<u8>, held: Zeroizing<Vec<u8>> },
     /// Key stream: the counter block, how many of its bytes are used up, and whether the counter is.
-    Counter { block: [u8; BLOCK], used: usize, spent: bool },
+    Counter { block: [u8; AES_BLOCK], used: usize, spent: bool },
     /// Everything so far.
     Gathered(Zeroizing<Vec<u8>>),
 }
@@ -197,7 +198,7 @@ impl CipherOperation {
     pub fn update(&mut self, module: &Module, room: Room, data: &[u8]) -> Result<Output> {
         match self.mode {
             Mode::Single => Err(not_initialized()),
-            Mode::Gathered { .. } | Mode::Padded => {
+            Mode::Gathered { .. } | Mode::Padded { .. } => {
                 if room == Room::Query {
                     return Ok(Output::Length(0));
                 }
@@ -238,10 +239,11 @@ impl CipherOperation {
                 }
                 Ok(Output::without_bytes(room, 0).unwrap_or(Output::Public(Vec::new())))
             }
-            (Stage::Blocks { iv, held }, _) => {
-                let rest = Mechanism { kind: self.mechanism.kind, parameter: Parameter::Bytes(iv.to_vec()) };
-                if room == Room::Query || self.direction == Direction::Encrypt && room.is_below(BLOCK) {
-                    return Ok(Output::without_bytes(room, BLOCK).unwrap_or(Output::TooSmall(BLOCK)));
+            (Stage::Blocks { iv, held }, mode) => {
+                let rest = Mechanism { kind: self.mechanism.kind, parameter: Parameter::Bytes(iv.clone()) };
+                let block = mode.block_bytes();
+                if room == Room::Query || self.direction == Direction::Encrypt && room.is_below(block) {
+                    return Ok(Output::without_bytes(room, block).unwrap_or(Output::TooSmall(block)));
                 }
                 require_authorised(self.authorised)?;
                 let output = self.call(module, &rest, held)?;
@@ -257,15 +259,16 @@ impl CipherOperation {
             _ => 0,
         };
         let total = held + added;
-        let whole = total - total % BLOCK;
+        let block = self.mode.block_bytes();
+        let whole = total - total % block;
         let holds_back =
             self.direction == Direction::Decrypt && matches!(self.mode, Mode::Blocks { padded: true, .. });
-        if holds_back && whole == total { whole.saturating_sub(BLOCK) } else { whole }
+        if holds_back && whole == total { whole.saturating_sub(block) } else { whole }
     }
 
     fn update_blocks(&mut self, module: &Module, data: &[u8], ready: usize) -> Result<Output> {
         require_authorised(self.authorised)?;
-        let (mut iv, held) = match std::mem::replace(&mut self.stage, Stage::Ready) {
+        let (iv, held) = match std::mem::replace(&mut self.stage, Stage::Ready) {
             Stage::Blocks { iv, held } => (iv, held),
             _ => (self.first_iv(), Zeroizing::default()),
         };
@@ -280,18 +283,16 @@ impl CipherOperation {
         let input =
             if held.is_empty() { Cow::Borrowed(now) } else { Cow::Owned([held.as_slice(), now].concat()) };
         let input = ZeroizingCow(input);
-        let chained = matches!(self.mode, Mode::Blocks { chained: true, .. });
-        let step = if chained {
-            Mechanism { kind: CKM_AES_CBC, parameter: Parameter::Bytes(iv.to_vec()) }
-        } else {
-            self.mechanism.clone()
+        let step = match self.mode {
+            Mode::Blocks { chaining: Some(kind), .. } => Mechanism { kind, parameter: Parameter::Bytes(iv) },
+            _ => self.mechanism.clone(),
         };
         let output = self.call(module, &step, &input.0)?;
-        let last_block = match self.direction {
-            Direction::Encrypt => output_bytes(&output).last_chunk::<BLOCK>(),
-            Direction::Decrypt => input.0.last_chunk::<BLOCK>(),
+        let encrypted = match self.direction {
+            Direction::Encrypt => output_bytes(&output),
+            Direction::Decrypt => &input.0,
         };
-        iv = last_block.copied().unwrap_or(iv);
+        let iv = encrypted[encrypted.len().saturating_sub(self.mode.block_bytes())..].to_vec();
         self.stage = Stage::Blocks { iv, held: Zeroizing::new(later.to_vec()) };
         Ok(output)
     }
@@ -313,14 +314,14 @@ impl CipherOperation {
         let input = ZeroizingCow(if used == 0 {
             Cow::Borrowed(data)
         } else {
-            Cow::Owned([&[0; BLOCK][..used], data].concat())
+            Cow::Owned([&[0; AES_BLOCK][..used], data].concat())
         });
         let step =
             Mechanism { kind: CKM_AES_CTR, parameter: Parameter::Ctr { counter_bits, counter_block: block } };
         let output = self.call(module, &step, &input.0)?;
-        let blocks = (input.0.len() / BLOCK) as u128;
+        let blocks = (input.0.len() / AES_BLOCK) as u128;
         spent |= blocks > 0 && advance(&mut block, counter_bits, blocks);
-        self.stage = Stage::Counter { block, used: input.0.len() % BLOCK, spent };
+        self.stage = Stage::Counter { block, used: input.0.len() % AES_BLOCK, spent };
         Ok(match output {
             Output::Secret(mut bytes) => {
                 bytes.drain(..used);
@@ -334,20 +335,20 @@ impl CipherOperation {
         })
     }
 
-    fn first_iv(&self) -> [u8; BLOCK] {
+    fn first_iv(&self) -> Vec<u8> {
         match &self.mechanism.parameter {
-            Parameter::Bytes(iv) => iv.first_chunk().copied().unwrap_or_default(),
-            _ => [0; BLOCK],
+            Parameter::Bytes(iv) => iv.clone(),
+            _ => Vec::new(),
         }
     }
 
     /// The length of the whole result; an upper bound if padding comes off.
     fn whole_length(&self, data_len: usize) -> usize {
         match (self.mode, self.direction) {
-            (Mode::Blocks { padded: true, .. } | Mode::Padded, Direction::Encrypt) => {
-                (data_len / BLOCK + 1) * BLOCK
+            (Mode::Blocks { bytes, padded: true, .. } | Mode::Padded { bytes }, Direction::Encrypt) => {
+                (data_len / bytes + 1) * bytes
             }
-            (Mode::Blocks { .. } | Mode::Padded | Mode::Counter, _) => data_len,
+            (Mode::Blocks { .. } | Mode::Padded { .. } | Mode::Counter, _) => data_len,
             (Mode::Gathered { tag_bytes }, Direction::Encrypt) => data_len + tag_bytes,
             (Mode::Gathered { tag_bytes }, Direction::Decrypt) => data_len.saturating_sub(tag_bytes),
             (Mode::Single, _) => self.key.attributes.get(CKA_MODULUS).map_or(0, <[u8]>::len),
@@ -356,7 +357,7 @@ impl CipherOperation {
 
     fn length_is_exact(&self) -> bool {
         self.direction == Direction::Encrypt
-            || !matches!(self.mode, Mode::Single | Mode::Padded | Mode::Blocks { padded: true, .. })
+            || !matches!(self.mode, Mode::Single | Mode::Padded { .. } | Mode::Blocks { padded: true, .. })
     }
 
     fn call(&self, module: &Module, mechanism: &Mechanism, data: &[u8]) -> Result<Output> {
@@ -374,16 +375,40 @@ impl CipherOperation {
 impl Mode {
     /// `restricted`: the key is restricted to certain mechanisms, so padding can't be put together from others.
     fn of(mechanism: &Mechanism, restricted: bool) -> Self {
+        let blocks = |bytes, chaining| Self::Blocks { bytes, chaining, padded: false };
+        let padded = |bytes, cbc| {
+            if restricted {
+                Self::Padded { bytes }
+            } else {
+                Self::Blocks { bytes, chaining: Some(cbc), padded: true }
+            }
+        };
         match (mechanism.kind, &mechanism.parameter) {
-            (CKM_AES_ECB, _) => Self::Blocks { chained: false, padded: false },
-            (CKM_AES_CBC, _) => Self::Blocks { chained: true, padded: false },
-            (CKM_AES_CBC_PAD, _) if restricted => Self::Padded,
-            (CKM_AES_CBC_PAD, _) => Self::Blocks { chained: true, padded: true },
+            (CKM_AES_ECB, _) => blocks(AES_BLOCK, None),
+            (CKM_AES_CBC, _) => blocks(AES_BLOCK, Some(CKM_AES_CBC)),
+            (CKM_AES_CBC_PAD, _) => padded(AES_BLOCK, CKM_AES_CBC),
+            (CKM_DES3_ECB, _) => blocks(DES_BLOCK, None),
+            (CKM_DES3_CBC, _) => blocks(DES_BLOCK, Some(CKM_DES3_CBC)),
+            (CKM_DES3_CBC_PAD, _) => padded(DES_BLOCK, CKM_DES3_CBC),
             (CKM_AES_CTR, _) => Self::Counter,
-            (CKM_AES_GCM, Parameter::Gcm { tag_bits, .. }) => {
+            (CKM_AES_GCM | CKM_CHACHA20_POLY1305, Parameter::Gcm { tag_bits, .. }) => {
                 Self::Gathered { tag_bytes: *tag_bits as usize / 8 }
             }
+            (CKM_AES_CCM, Parameter::Ccm { tag_bytes, .. }) => {
+                Self::Gathered { tag_bytes: *tag_bytes as usize }
+            }
+            (CKM_AES_OFB | CKM_AES_CFB8 | CKM_AES_CFB128 | CKM_AES_CTS | CKM_AES_XTS, _) => {
+                Self::Gathered { tag_bytes: 0 }
+            }
             _ => Self::Single,
+        }
+    }
+
+    /// 1 if the mode has none.
+    fn block_bytes(self) -> usize {
+        match self {
+            Self::Blocks { bytes, .. } | Self::Padded { bytes } => bytes,
+            _ => 1,
         }
     }
 }
@@ -415,7 +440,7 @@ pub fn output_bytes(output: &Output) -> &[u8] {
 
 /// Counts up the low `bits` bits of a counter block; true if that used up the last count, and the block is back
 /// where a key stream would repeat. The unit refuses to go past it.
-fn advance(block: &mut [u8; BLOCK], bits: u32, blocks: u128) -> bool {
+fn advance(block: &mut [u8; AES_BLOCK], bits: u32, blocks: u128) -> bool {
     let value = u128::from_be_bytes(*block);
     let mask = 1u128.checked_shl(bits).map_or(u128::MAX, |limit| limit - 1);
     let counted = value.wrapping_add(blocks) & mask | value & !mask;
@@ -423,7 +448,8 @@ fn advance(block: &mut [u8; BLOCK], bits: u32, blocks: u128) -> bool {
     counted & mask == 0
 }
 
-const BLOCK: usize = 16;
+const AES_BLOCK: usize = 16;
+const DES_BLOCK: usize = 8;
 
 #[cfg(test)]
 mod tests {
@@ -431,11 +457,11 @@ mod tests {
 
     #[test]
     fn a_counter_wraps_within_its_bits() {
-        let mut block = [0xff; BLOCK];
+        let mut block = [0xff; AES_BLOCK];
         assert!(advance(&mut block, 8, 1));
         assert_eq!(block[15], 0);
         assert_eq!(block[14], 0xff);
-        let mut block = [0xff; BLOCK];
+        let mut block = [0xff; AES_BLOCK];
         assert!(!advance(&mut block, 128, 2));
         assert_eq!(block, 1u128.to_be_bytes());
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use cryptoki_sys::*;
-use hsm_emulator::units::mechanism::Mechanism;
+use hsm_emulator::units::mechanism::{Mechanism, OtherKey, post_quantum};
 use hsm_emulator::units::{Attributes, Error, Result};
 
 use crate::mechanisms::MechanismInfo;
@@ -13,7 +13,7 @@ use crate::operation::{Prepared, check_allowed};
 use crate::output::{Output, Room};
 use crate::session::Session;
 
-/// `C_GenerateKey`.
+/// `C_GenerateKey`: a secret key, or domain parameters, which are public.
 ///
 /// # Errors
 /// `CKR_MECHANISM_INVALID`, `CKR_SESSION_READ_ONLY`, `CKR_USER_NOT_LOGGED_IN`, and the template's faults.
@@ -24,7 +24,8 @@ pub fn generate_key(
     template: &Attributes,
 ) -> Result<CK_OBJECT_HANDLE> {
     MechanismInfo::for_use(mechanism, CKF_GENERATE)?;
-    let destination = Destination::check(session, template, true)?;
+    let parameters = matches!(mechanism.kind, CKM_DH_PKCS_PARAMETER_GEN | CKM_DSA_PARAMETER_GEN);
+    let destination = Destination::check(session, template, !parameters)?;
     let made = module.backend.generate_key(mechanism, template).map_err(value_not_size)?;
     destination.place(module, session, made)
 }
@@ -117,37 +118,65 @@ pub fn derive_key(
     template: &Attributes,
 ) -> Result<CK_OBJECT_HANDLE> {
     let Prepared { key, .. } = Prepared::check(module, session, mechanism, base, CKF_DERIVE, CKA_DERIVE)?;
-    let destination = Destination::check(session, template, true)?;
-    let blob = module.backend.derive_key(mechanism, &key.blob, template)?;
+    let mechanism = with_keys(module, session, mechanism)?;
+    let private_by_default = mechanism.kind != CKM_HKDF_DATA;
+    let destination = Destination::check(session, template, private_by_default)?;
+    let blob = module.backend.derive_key(&mechanism, &key.blob, template)?;
     destination.place(module, session, blob)
 }
 
-/// `C_EncapsulateKey`: the ciphertext, and the key's handle unless only a length is the answer.
+/// The same mechanism with the keys themselves in the place of the handles in its parameter.
+fn with_keys(module: &Module, session: &Session, mechanism: &Mechanism) -> Result<Mechanism> {
+    let mut mechanism = mechanism.clone();
+    for other in mechanism.parameter.other_keys() {
+        if let OtherKey::Handle(handle) = *other {
+            *other = OtherKey::Blob(key(module, session, handle)?.blob.clone());
+        }
+    }
+    Ok(mechanism)
+}
+
+/// `C_EncapsulateKey`: what the private key's owner needs, and the new key. There is no key if the caller's room
+/// decides the answer.
 ///
 /// # Errors
-/// Those of [`Prepared::check`]: no mechanism encapsulates yet.
+/// Those of [`Prepared::check`], and as [`generate_key`].
 pub fn encapsulate_key(
     module: &Module,
     session: &Session,
     mechanism: &Mechanism,
-    public_key: CK_OBJECT_HANDLE,
+    key: CK_OBJECT_HANDLE,
+    template: &Attributes,
+    room: Room,
 ) -> Result<(Output, Option<CK_OBJECT_HANDLE>)> {
-    Prepared::check(module, session, mechanism, public_key, CKF_ENCAPSULATE, CKA_ENCAPSULATE)?;
-    Err(Error::new(CKR_MECHANISM_INVALID, "no mechanism encapsulates"))
+    let Prepared { key, .. } =
+        Prepared::check(module, session, mechanism, key, CKF_ENCAPSULATE, CKA_ENCAPSULATE)?;
+    if let Some(answer) = Output::without_bytes(room, post_quantum::output_bytes(&key.attributes)) {
+        return Ok((answer, None));
+    }
+    let destination = Destination::check(session, template, true)?;
+    let (encapsulated, blob) = module.backend.encapsulate_key(mechanism, &key.blob, template)?;
+    let handle = destination.place(module, session, blob)?;
+    Ok((Output::Public(encapsulated), Some(handle)))
 }
 
 /// `C_DecapsulateKey`.
 ///
 /// # Errors
-/// As [`encapsulate_key`].
+/// As [`encapsulate_key`], and `CKR_WRAPPED_KEY_LEN_RANGE`.
 pub fn decapsulate_key(
     module: &Module,
     session: &Session,
     mechanism: &Mechanism,
-    private_key: CK_OBJECT_HANDLE,
+    key: CK_OBJECT_HANDLE,
+    template: &Attributes,
+    encapsulated: &[u8],
 ) -> Result<CK_OBJECT_HANDLE> {
-    Prepared::check(module, session, mechanism, private_key, CKF_DECAPSULATE, CKA_DECAPSULATE)?;
-    Err(Error::new(CKR_MECHANISM_INVALID, "no mechanism decapsulates"))
+    let Prepared { key, .. } =
+        Prepared::check(module, session, mechanism, key, CKF_DECAPSULATE, CKA_DECAPSULATE)?;
+    let destination = Destination::check(session, template, true)?;
+    let blob = module.backend.decapsulate_key(mechanism, &key.blob, encapsulated, template)?;
+    destination.place(module, session, blob)
 }
 
 /// `CKR_KEY_SIZE_RANGE` is about keys that are used. A key that is to be made has an attribute whose value does not do.
@@ -206,14 +235,17 @@ impl Role {
 
 /// The length of a wrapped key, where it follows from what is known.
 fn wrapped_bytes(wrapping: &Object, mechanism: &Mechanism, wrapped: &Object) -> Option<usize> {
+    let modulus = || wrapping.attributes.get(CKA_MODULUS).map(<[u8]>::len);
     if let CKM_RSA_PKCS | CKM_RSA_X_509 | CKM_RSA_PKCS_OAEP = mechanism.kind {
-        return wrapping.attributes.get(CKA_MODULUS).map(<[u8]>::len);
+        return modulus();
     }
     let len = usize::try_from(wrapped.attributes.ulong(CKA_VALUE_LEN)?).ok()?;
     match mechanism.kind {
         CKM_AES_KEY_WRAP => Some(len + 8),
         CKM_AES_KEY_WRAP_PAD | CKM_AES_KEY_WRAP_KWP => Some(len.next_multiple_of(8) + 8),
+        CKM_RSA_AES_KEY_WRAP => Some(modulus()? + len.next_multiple_of(8) + 8),
         CKM_AES_CBC_PAD => Some((len / 16 + 1) * 16),
+        CKM_DES3_CBC_PAD => Some((len / 8 + 1) * 8),
         _ => None,
     }
 }

@@ -1,11 +1,11 @@
 //! What needs no secret is computed here, not in the HSM: digests, and operations with public keys.
 
 use cryptoki_sys::*;
-use hsm_emulator::units::mechanism::{Mechanism, digest, ec, edwards, rsa};
+use hsm_emulator::units::mechanism::{Mechanism, asymmetric, digest, rsa};
 use hsm_emulator::units::{Attributes, Error, Result};
 use openssl::error::ErrorStack;
 use openssl::hash::MessageDigest;
-use openssl::pkey::{Id, PKey, Public};
+use openssl::pkey::{PKey, Public};
 
 pub use openssl::hash::Hasher;
 
@@ -34,7 +34,10 @@ pub fn digest(function: MessageDigest, data: &[u8]) -> Result<Vec<u8>> {
 }
 
 /// A public key, parsed.
-pub struct PublicKey(PKey<Public>);
+pub struct PublicKey {
+    key_type: CK_KEY_TYPE,
+    key: PKey<Public>,
+}
 
 impl PublicKey {
     /// Parses the attributes of a public key object.
@@ -42,12 +45,8 @@ impl PublicKey {
     /// # Errors
     /// `CKR_KEY_TYPE_INCONSISTENT` if it is none that can be used.
     pub fn parse(attributes: &Attributes) -> Result<Self> {
-        match attributes.ulong(CKA_KEY_TYPE) {
-            Some(CKK_RSA) => rsa::public_key(attributes).map(Self),
-            Some(CKK_EC) => ec::public_key(attributes).map(Self),
-            Some(CKK_EC_EDWARDS) => edwards::public_key(attributes).map(Self),
-            _ => Err(Error::new(CKR_KEY_TYPE_INCONSISTENT, "not a public key that can be used")),
-        }
+        let key_type = attributes.ulong(CKA_KEY_TYPE).unwrap_or(CK_UNAVAILABLE_INFORMATION);
+        Ok(Self { key_type, key: asymmetric::public_key(attributes)? })
     }
 
     /// Verifies a signature with a mechanism that does not hash.
@@ -55,11 +54,7 @@ impl PublicKey {
     /// # Errors
     /// `CKR_SIGNATURE_LEN_RANGE`, `CKR_SIGNATURE_INVALID`, `CKR_MECHANISM_PARAM_INVALID`.
     pub fn verify(&self, mechanism: &Mechanism, data: &[u8], signature: &[u8]) -> Result<()> {
-        match self.0.id() {
-            Id::EC => ec::verify(&self.0, data, signature),
-            Id::ED25519 | Id::ED448 => edwards::verify(&self.0, data, signature),
-            _ => rsa::verify(mechanism, &self.0, data, signature),
-        }
+        asymmetric::verify(mechanism, self.key_type, &self.key, data, signature)
     }
 
     /// Recovers the data from an RSA signature.
@@ -67,7 +62,7 @@ impl PublicKey {
     /// # Errors
     /// `CKR_SIGNATURE_LEN_RANGE`, `CKR_SIGNATURE_INVALID`.
     pub fn verify_recover(&self, mechanism: &Mechanism, signature: &[u8]) -> Result<Vec<u8>> {
-        rsa::verify_recover(mechanism, &self.0, signature)
+        rsa::verify_recover(mechanism, &self.key, signature)
     }
 
     /// Encrypts with an RSA mechanism.
@@ -75,7 +70,7 @@ impl PublicKey {
     /// # Errors
     /// `CKR_DATA_LEN_RANGE`, `CKR_MECHANISM_PARAM_INVALID`.
     pub fn encrypt(&self, mechanism: &Mechanism, plaintext: &[u8]) -> Result<Vec<u8>> {
-        rsa::encrypt(mechanism, &self.0, plaintext)
+        rsa::encrypt(mechanism, &self.key, plaintext)
     }
 }
 

@@ -185,8 +185,13 @@ impl MessageCipher {
         associated: &[u8],
         data: &[u8],
     ) -> Result<Output> {
-        let parameter =
-            Parameter::Gcm { iv: nonce, aad: associated.to_vec(), tag_bits: 8 * message.tag_bytes as u32 };
+        let (aad, tag_bytes) = (associated.to_vec(), message.tag_bytes);
+        let parameter = match self.kind {
+            CKM_AES_CCM => {
+                Parameter::Ccm { data_len: data.len() as u64, nonce, aad, tag_bytes: tag_bytes as u64 }
+            }
+            _ => Parameter::Gcm { iv: nonce, aad, tag_bits: 8 * tag_bytes as u32 },
+        };
         let mechanism = Mechanism { kind: self.kind, parameter };
         // A key that wants a login wants it for each use.
         self.authorised = !self.key.wants_login_for_each_use();

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use cryptoki_sys::*;
-use hsm_emulator::units::mechanism::{Mechanism, edwards};
+use hsm_emulator::units::mechanism::{Mechanism, asymmetric};
 use hsm_emulator::units::{Error, Result};
 
 use crate::digest::DigestOperation;
@@ -148,9 +148,7 @@ impl Prepared {
     ) -> Result<Self> {
         let info = MechanismInfo::for_use(mechanism, flag)?;
         let prepared = Self::check_key(module, session, info, handle, permission)?;
-        if mechanism.kind == CKM_EDDSA {
-            edwards::check_parameter(&mechanism.parameter, &prepared.key.attributes)?;
-        }
+        asymmetric::check_parameter(mechanism, &prepared.key.attributes)?;
         Ok(prepared)
     }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use cryptoki_sys::*;
 use hsm_emulator::units::Result;
-use hsm_emulator::units::mechanism::{Mechanism, aes, digest, ec, edwards};
+use hsm_emulator::units::mechanism::{Mechanism, asymmetric, digest, mac};
 use openssl::hash::MessageDigest;
 use zeroize::Zeroizing;
 
@@ -250,7 +250,7 @@ impl Scheme {
             let mechanism = Mechanism { kind: raw, parameter: mechanism.parameter };
             return Self { mechanism, hash: Hash::Here(digest, function) };
         }
-        let hash = if is_mac(mechanism.kind) { Hash::Inside } else { Hash::None };
+        let hash = if takes_parts(&mechanism) { Hash::Inside } else { Hash::None };
         Self { mechanism, hash }
     }
 
@@ -269,25 +269,16 @@ impl Scheme {
 }
 
 /// Does the mechanism take its data in parts?
-pub fn takes_parts(kind: CK_MECHANISM_TYPE) -> bool {
-    digest::hash_and_sign(kind).is_some() || is_mac(kind)
-}
-
-fn is_mac(kind: CK_MECHANISM_TYPE) -> bool {
-    digest::hmac_digest(kind).is_some() || aes::mac_bytes(kind).is_some()
+pub fn takes_parts(mechanism: &Mechanism) -> bool {
+    digest::hash_and_sign(mechanism.kind).is_some()
+        || mac::bytes(mechanism).is_some()
+        || matches!(mechanism.kind, CKM_EDDSA | CKM_ML_DSA | CKM_SLH_DSA)
 }
 
 /// The length of a signature, from what is known of the key.
 pub fn signature_bytes(key: &Object, mechanism: &Mechanism) -> usize {
-    if let Some(Ok(function)) = digest::hmac_digest(mechanism.kind).map(local::digest_function) {
-        return function.size();
-    }
-    if let Some(bytes) = aes::mac_bytes(mechanism.kind) {
-        return bytes;
-    }
-    match key.key_type() {
-        Some(CKK_RSA) => key.attributes.get(CKA_MODULUS).map_or(0, <[u8]>::len),
-        Some(CKK_EC_EDWARDS) => edwards::signature_bytes(&key.attributes),
-        _ => 2 * ec::order_bytes(&key.attributes),
+    match mac::bytes(mechanism) {
+        Some(bytes) => bytes.unwrap_or(0),
+        None => asymmetric::signature_bytes(&key.attributes),
     }
 }

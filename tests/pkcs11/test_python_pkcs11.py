@@ -15,29 +15,17 @@ import pytest
 from pkcs11_token import LIBRARY, SO_PIN, Token
 from region import BIN
 
-# Why a test does not apply; the numbers are mechanisms that the library does not offer yet.
+# Why a test does not apply.
 NOT_APPLICABLE = {
     "SoftHSMv2 only": "asks for SoftHSM's own behaviour, such as keys on explicit curves",
     "Requires an additional PKCS#11 module": "needs a second library",
-    "Requires 304": "DES3_KEY_GEN",
-    "Requires 305": "DES3_KEY_GEN of two keys",
-    "Requires 304, 310": "triple DES",
-    "Requires 305, 310": "triple DES",
-    "Requires 32, 33": "DH",
-    "Requires 32, 8193": "DH parameters",
-    "Requires 16, 18": "DSA",
-    "Requires 18": "DSA",
-    "Requires 8192": "DSA parameters",
-    "Requires 8192, 16": "DSA parameters",
-    "Requires 28, 29": "ML-DSA",
-    "Requires 15, 23": "ML-KEM",
 }
 # What PKCS #11 v3.1 wants to be otherwise than these tests do.
 EXPLAINED = {
     "tests/test_aes.py::AESTests::test_derive_using_cbc_encrypt_8_NEGATIVE_256_BIT_SHORT_DATA": ["- pkcs11.exceptions.DataLenRange"],
     "tests/test_aes.py::AESTests::test_derive_using_ecb_encrypt_4_NEGATIVE_256_BIT_SHORT_IV": ["- pkcs11.exceptions.DataLenRange"],
 }
-PASSED = 130
+PASSED = 152
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ use std::ptr;
 
 use cryptoki_sys::*;
 
-use super::raw::{interface, interfaces, open, plain, raw, rsa_pair, user};
+use super::functions::{interface, interfaces, open, plain, raw, rsa_pair, user};
 use super::{USER_PIN, new_token};
 
 #[test]

@@ -5,7 +5,7 @@ use std::ptr;
 use cryptoki_sys::*;
 
 use super::USER_PIN;
-use super::raw::{aes_key, plain, raw, rsa_pair, template, twice, ulong, user};
+use super::functions::{aes_key, plain, raw, rsa_pair, template, twice, ulong, user};
 
 /// The parameter of a message, and what it points at.
 struct Message {

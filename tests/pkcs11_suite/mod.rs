@@ -1,11 +1,19 @@
 //! What the PKCS #11 library must do, whichever backend it has. Each including test program says which, by
 //! its `Hsm`.
 
+mod aes_modes;
 mod ciphers;
 mod clients;
+mod curves;
+mod derivations;
+mod des;
+mod digests;
+mod finite_field;
+mod functions;
 mod interfaces;
 mod messages;
 mod objects;
+mod post_quantum;
 mod raw;
 mod several_operations;
 mod signatures;

@@ -1,184 +1,365 @@
-//! The functions that the `cryptoki` crate has no method for, as C code calls them.
-#![allow(unsafe_code, reason = "C interface")]
+//! The C functions themselves, for the mechanisms that the cryptoki crate has no names for.
+#![allow(unsafe_code)]
 
-use std::ptr;
+use std::ffi::c_void;
+use std::marker::PhantomData;
+use std::ptr::null_mut;
+use std::sync::OnceLock;
 
-use cryptoki::slot::Slot;
+use cryptoki::session::Session;
 use cryptoki_sys::*;
 
-use super::{built, pkcs11, user_session};
+use super::{built, new_token, pkcs11};
+use crate::pkcs11_fixture::library;
 
-/// The newest function list of the library under test.
-pub fn functions() -> &'static CK_FUNCTION_LIST_3_2 {
-    let interface = interface(None, 0).expect("there is a default interface");
-    // SAFETY: the default interface is the newest, whose list is static.
-    unsafe { &*interface.pFunctionList.cast() }
+/// A template.
+pub type Template<'a> = &'a [(CK_ATTRIBUTE_TYPE, &'a [u8])];
+/// What a call gives, or its return code.
+pub type Outcome<T> = Result<T, CK_RV>;
+
+pub const TRUE: &[u8] = &[1];
+pub const FALSE: &[u8] = &[0];
+/// Attributes of a secret key whose value may be looked at.
+pub const OPEN: Template<'static> = &[(CKA_SENSITIVE, FALSE), (CKA_EXTRACTABLE, TRUE)];
+
+/// A `CK_ULONG` as an attribute has it.
+pub const fn ulong(value: CK_ULONG) -> [u8; 8] {
+    value.to_le_bytes()
 }
 
-/// `C_GetInterface`.
-pub fn interface(version: Option<(u8, u8)>, flags: CK_FLAGS) -> Result<CK_INTERFACE, CK_RV> {
-    let mut version = version.map(|(major, minor)| CK_VERSION { major, minor });
-    let version = version.as_mut().map_or(ptr::null_mut(), ptr::from_mut);
-    let mut name = *b"PKCS 11\0";
-    let mut found = ptr::null_mut();
-    // SAFETY: the symbol has this type; all pointers are valid.
-    unsafe {
-        let get: libloading::Symbol<'_, CK_C_GetInterface> = library().get(b"C_GetInterface").unwrap();
-        match get.unwrap()(name.as_mut_ptr(), version, &raw mut found, flags) {
-            CKR_OK => Ok(*found),
-            code => Err(code),
+/// A mechanism, and the parameter that it points at.
+#[derive(Clone, Copy)]
+pub struct Mechanism<'a> {
+    inner: CK_MECHANISM,
+    parameter: PhantomData<&'a ()>,
+}
+
+impl<'a> Mechanism<'a> {
+    pub fn plain(kind: CK_MECHANISM_TYPE) -> Self {
+        Self::bytes(kind, &[])
+    }
+
+    /// Its parameter is plain bytes.
+    pub fn bytes(kind: CK_MECHANISM_TYPE, parameter: &'a [u8]) -> Self {
+        let pointer = parameter.as_ptr().cast_mut().cast();
+        let inner = CK_MECHANISM {
+            mechanism: kind,
+            pParameter: pointer,
+            ulParameterLen: parameter.len() as CK_ULONG,
+        };
+        Self { inner, parameter: PhantomData }
+    }
+
+    /// Its parameter is a structure.
+    pub fn with<T>(kind: CK_MECHANISM_TYPE, parameter: &'a T) -> Self {
+        let pointer: *const T = parameter;
+        let inner = CK_MECHANISM {
+            mechanism: kind,
+            pParameter: pointer.cast_mut().cast(),
+            ulParameterLen: size_of::<T>() as CK_ULONG,
+        };
+        Self { inner, parameter: PhantomData }
+    }
+}
+
+/// A session of the user with a token of its own.
+pub struct RawSession {
+    handle: CK_SESSION_HANDLE,
+    /// Keeps the user logged in.
+    _login: Session,
+}
+
+impl RawSession {
+    pub fn new(label: &str) -> Self {
+        let slot = new_token(label);
+        let login = library::user_session(pkcs11(), slot);
+        let mut handle = 0;
+        let flags = CKF_SERIAL_SESSION | CKF_RW_SESSION;
+        // SAFETY: as all calls here: every pointer is at a live value of the length that is said.
+        check(unsafe { functions().C_OpenSession(slot.id(), flags, null_mut(), None, &raw mut handle) })
+            .expect("a session");
+        Self { handle, _login: login }
+    }
+
+    pub fn generate_key(
+        &self,
+        mechanism: Mechanism<'_>,
+        template: Template<'_>,
+    ) -> Outcome<CK_OBJECT_HANDLE> {
+        let (mut mechanism, mut template, mut key) = (mechanism.inner, attributes(template), 0);
+        let (pointer, len) = parts(&mut template);
+        let code =
+            unsafe { functions().C_GenerateKey(self.handle, &raw mut mechanism, pointer, len, &raw mut key) };
+        check(code).map(|()| key)
+    }
+
+    /// (public, private)
+    pub fn generate_key_pair(
+        &self,
+        mechanism: Mechanism<'_>,
+        public: Template<'_>,
+        private: Template<'_>,
+    ) -> Outcome<(CK_OBJECT_HANDLE, CK_OBJECT_HANDLE)> {
+        let (mut public, mut private) = (attributes(public), attributes(private));
+        let ((public, public_len), (private, private_len)) = (parts(&mut public), parts(&mut private));
+        let (mut mechanism, mut keys) = (mechanism.inner, (0, 0));
+        let code = unsafe {
+            functions().C_GenerateKeyPair(
+                self.handle,
+                &raw mut mechanism,
+                public,
+                public_len,
+                private,
+                private_len,
+                &raw mut keys.0,
+                &raw mut keys.1,
+            )
+        };
+        check(code).map(|()| keys)
+    }
+
+    pub fn create(&self, template: Template<'_>) -> Outcome<CK_OBJECT_HANDLE> {
+        let (mut template, mut object) = (attributes(template), 0);
+        let (pointer, len) = parts(&mut template);
+        check(unsafe { functions().C_CreateObject(self.handle, pointer, len, &raw mut object) })
+            .map(|()| object)
+    }
+
+    /// A secret key whose value is known and may be looked at.
+    pub fn secret(&self, key_type: CK_KEY_TYPE, value: &[u8]) -> CK_OBJECT_HANDLE {
+        let (class, key_type) = (ulong(CKO_SECRET_KEY), ulong(key_type));
+        let own =
+            [(CKA_CLASS, &class[..]), (CKA_KEY_TYPE, &key_type), (CKA_VALUE, value), (CKA_DERIVE, TRUE)];
+        self.create(&[&own[..], OPEN].concat()).expect("a secret key")
+    }
+
+    pub fn attribute(&self, object: CK_OBJECT_HANDLE, kind: CK_ATTRIBUTE_TYPE) -> Outcome<Vec<u8>> {
+        let mut value = vec![0; 8192];
+        let mut entry = [CK_ATTRIBUTE {
+            type_: kind,
+            pValue: value.as_mut_ptr().cast(),
+            ulValueLen: value.len() as CK_ULONG,
+        }];
+        let (pointer, len) = parts(&mut entry);
+        check(unsafe { functions().C_GetAttributeValue(self.handle, object, pointer, len) })?;
+        value.truncate(entry[0].ulValueLen as usize);
+        Ok(value)
+    }
+
+    pub fn value(&self, object: CK_OBJECT_HANDLE) -> Vec<u8> {
+        self.attribute(object, CKA_VALUE).expect("a value")
+    }
+
+    pub fn encrypt(&self, mechanism: Mechanism<'_>, key: CK_OBJECT_HANDLE, data: &[u8]) -> Outcome<Vec<u8>> {
+        let mut mechanism = mechanism.inner;
+        check(unsafe { functions().C_EncryptInit(self.handle, &raw mut mechanism, key) })?;
+        output(|out, len| unsafe {
+            functions().C_Encrypt(self.handle, data.as_ptr().cast_mut(), data.len() as CK_ULONG, out, len)
+        })
+    }
+
+    pub fn decrypt(&self, mechanism: Mechanism<'_>, key: CK_OBJECT_HANDLE, data: &[u8]) -> Outcome<Vec<u8>> {
+        let mut mechanism = mechanism.inner;
+        check(unsafe { functions().C_DecryptInit(self.handle, &raw mut mechanism, key) })?;
+        output(|out, len| unsafe {
+            functions().C_Decrypt(self.handle, data.as_ptr().cast_mut(), data.len() as CK_ULONG, out, len)
+        })
+    }
+
+    /// In parts of so many bytes.
+    pub fn encrypt_parts(
+        &self,
+        mechanism: Mechanism<'_>,
+        key: CK_OBJECT_HANDLE,
+        data: &[u8],
+        part: usize,
+    ) -> Outcome<Vec<u8>> {
+        let mut mechanism = mechanism.inner;
+        check(unsafe { functions().C_EncryptInit(self.handle, &raw mut mechanism, key) })?;
+        let mut all = Vec::new();
+        for part in data.chunks(part) {
+            all.extend(output(|out, len| unsafe {
+                let pointer = part.as_ptr().cast_mut();
+                functions().C_EncryptUpdate(self.handle, pointer, part.len() as CK_ULONG, out, len)
+            })?);
         }
+        all.extend(output(|out, len| unsafe { functions().C_EncryptFinal(self.handle, out, len) })?);
+        Ok(all)
+    }
+
+    /// In parts of so many bytes.
+    pub fn decrypt_parts(
+        &self,
+        mechanism: Mechanism<'_>,
+        key: CK_OBJECT_HANDLE,
+        data: &[u8],
+        part: usize,
+    ) -> Outcome<Vec<u8>> {
+        let mut mechanism = mechanism.inner;
+        check(unsafe { functions().C_DecryptInit(self.handle, &raw mut mechanism, key) })?;
+        let mut all = Vec::new();
+        for part in data.chunks(part) {
+            all.extend(output(|out, len| unsafe {
+                let pointer = part.as_ptr().cast_mut();
+                functions().C_DecryptUpdate(self.handle, pointer, part.len() as CK_ULONG, out, len)
+            })?);
+        }
+        all.extend(output(|out, len| unsafe { functions().C_DecryptFinal(self.handle, out, len) })?);
+        Ok(all)
+    }
+
+    pub fn sign(&self, mechanism: Mechanism<'_>, key: CK_OBJECT_HANDLE, data: &[u8]) -> Outcome<Vec<u8>> {
+        let mut mechanism = mechanism.inner;
+        check(unsafe { functions().C_SignInit(self.handle, &raw mut mechanism, key) })?;
+        output(|out, len| unsafe {
+            functions().C_Sign(self.handle, data.as_ptr().cast_mut(), data.len() as CK_ULONG, out, len)
+        })
+    }
+
+    /// In parts of so many bytes.
+    pub fn sign_parts(
+        &self,
+        mechanism: Mechanism<'_>,
+        key: CK_OBJECT_HANDLE,
+        data: &[u8],
+        part: usize,
+    ) -> Outcome<Vec<u8>> {
+        let mut mechanism = mechanism.inner;
+        check(unsafe { functions().C_SignInit(self.handle, &raw mut mechanism, key) })?;
+        for part in data.chunks(part) {
+            let pointer = part.as_ptr().cast_mut();
+            check(unsafe { functions().C_SignUpdate(self.handle, pointer, part.len() as CK_ULONG) })?;
+        }
+        output(|out, len| unsafe { functions().C_SignFinal(self.handle, out, len) })
+    }
+
+    pub fn verify(
+        &self,
+        mechanism: Mechanism<'_>,
+        key: CK_OBJECT_HANDLE,
+        data: &[u8],
+        signature: &[u8],
+    ) -> Outcome<()> {
+        let mut mechanism = mechanism.inner;
+        check(unsafe { functions().C_VerifyInit(self.handle, &raw mut mechanism, key) })?;
+        check(unsafe {
+            functions().C_Verify(
+                self.handle,
+                data.as_ptr().cast_mut(),
+                data.len() as CK_ULONG,
+                signature.as_ptr().cast_mut(),
+                signature.len() as CK_ULONG,
+            )
+        })
+    }
+
+    /// Signs and verifies, and refuses what is altered.
+    pub fn check_signatures(
+        &self,
+        mechanism: Mechanism<'_>,
+        public: CK_OBJECT_HANDLE,
+        private: CK_OBJECT_HANDLE,
+        data: &[u8],
+    ) {
+        let signature = self.sign(mechanism, private, data).expect("a signature");
+        self.verify(mechanism, public, data, &signature).expect("the signature is good");
+        let mut altered = signature.clone();
+        altered[signature.len() / 2] ^= 1;
+        assert_eq!(self.verify(mechanism, public, data, &altered), Err(CKR_SIGNATURE_INVALID));
+        assert_eq!(self.verify(mechanism, public, data, &signature[1..]), Err(CKR_SIGNATURE_LEN_RANGE));
+    }
+
+    pub fn digest(&self, mechanism: Mechanism<'_>, data: &[u8]) -> Outcome<Vec<u8>> {
+        let mut mechanism = mechanism.inner;
+        check(unsafe { functions().C_DigestInit(self.handle, &raw mut mechanism) })?;
+        output(|out, len| unsafe {
+            functions().C_Digest(self.handle, data.as_ptr().cast_mut(), data.len() as CK_ULONG, out, len)
+        })
+    }
+
+    pub fn derive(
+        &self,
+        mechanism: Mechanism<'_>,
+        base: CK_OBJECT_HANDLE,
+        template: Template<'_>,
+    ) -> Outcome<CK_OBJECT_HANDLE> {
+        let (mut mechanism, mut template, mut key) = (mechanism.inner, attributes(template), 0);
+        let (pointer, len) = parts(&mut template);
+        let code = unsafe {
+            functions().C_DeriveKey(self.handle, &raw mut mechanism, base, pointer, len, &raw mut key)
+        };
+        check(code).map(|()| key)
+    }
+
+    pub fn wrap(
+        &self,
+        mechanism: Mechanism<'_>,
+        wrapping: CK_OBJECT_HANDLE,
+        key: CK_OBJECT_HANDLE,
+    ) -> Outcome<Vec<u8>> {
+        let mut mechanism = mechanism.inner;
+        let mechanism = &raw mut mechanism;
+        output(|out, len| unsafe { functions().C_WrapKey(self.handle, mechanism, wrapping, key, out, len) })
+    }
+
+    pub fn unwrap(
+        &self,
+        mechanism: Mechanism<'_>,
+        unwrapping: CK_OBJECT_HANDLE,
+        wrapped: &[u8],
+        template: Template<'_>,
+    ) -> Outcome<CK_OBJECT_HANDLE> {
+        let (mut mechanism, mut template, mut key) = (mechanism.inner, attributes(template), 0);
+        let (pointer, len) = parts(&mut template);
+        let code = unsafe {
+            functions().C_UnwrapKey(
+                self.handle,
+                &raw mut mechanism,
+                unwrapping,
+                wrapped.as_ptr().cast_mut(),
+                wrapped.len() as CK_ULONG,
+                pointer,
+                len,
+                &raw mut key,
+            )
+        };
+        check(code).map(|()| key)
     }
 }
 
-/// `C_GetInterfaceList`.
-pub fn interfaces() -> Vec<CK_INTERFACE> {
-    let mut list = [CK_INTERFACE::default(); 8];
-    let mut count = 0;
-    // SAFETY: the symbol has this type; the list has as much room as the count says.
-    unsafe {
-        let get: libloading::Symbol<'_, CK_C_GetInterfaceList> =
-            library().get(b"C_GetInterfaceList").unwrap();
-        let get = get.unwrap();
-        assert_eq!(get(ptr::null_mut(), &raw mut count), CKR_OK);
-        assert!(count > 1 && count as usize <= list.len());
-        let mut less = count - 1;
-        assert_eq!(get(list.as_mut_ptr(), &raw mut less), CKR_BUFFER_TOO_SMALL);
-        assert_eq!(less, count);
-        assert_eq!(get(list.as_mut_ptr(), &raw mut count), CKR_OK);
-    }
-    list[..count as usize].to_vec()
-}
-
-fn library() -> &'static libloading::Library {
-    static LIBRARY: std::sync::OnceLock<libloading::Library> = std::sync::OnceLock::new();
-    LIBRARY.get_or_init(|| {
-        // It must be configured before it is loaded for the first time.
+/// The library that the whole process has; configured before it is loaded for the first time.
+pub fn functions() -> &'static Pkcs11 {
+    static FUNCTIONS: OnceLock<Pkcs11> = OnceLock::new();
+    FUNCTIONS.get_or_init(|| {
         pkcs11();
         // SAFETY: it is loaded already; nothing runs.
-        unsafe { libloading::Library::new(built("libhsm_pkcs11.so")).unwrap() }
+        unsafe { Pkcs11::new(built("libhsm_pkcs11.so")) }.expect("the library")
     })
 }
 
-/// Calls a function of the list.
-macro_rules! raw {
-    ($name:ident($($argument:expr),* $(,)?)) => {{
-        let function = $crate::pkcs11_suite::raw::functions().$name.expect("every function is in the list");
-        // SAFETY: the tests give NULL or pointers at live values.
-        #[allow(unsafe_code, clippy::macro_metavars_in_unsafe)]
-        unsafe { function($($argument),*) }
-    }};
-}
-pub(crate) use raw;
-
-/// A session with the token.
-pub fn open(slot: Slot) -> CK_SESSION_HANDLE {
-    let mut session = 0;
-    let flags = CKF_SERIAL_SESSION | CKF_RW_SESSION;
-    assert_eq!(raw!(C_OpenSession(slot.id(), flags, ptr::null_mut(), None, &raw mut session)), CKR_OK);
-    session
+fn check(code: CK_RV) -> Outcome<()> {
+    if code == CKR_OK { Ok(()) } else { Err(code) }
 }
 
-/// A session of the user with a new token.
-pub fn user(label: &str) -> CK_SESSION_HANDLE {
-    let session = user_session(label);
-    let raw = open(session.get_session_info().unwrap().slot_id());
-    // It would log out if it were the last one.
-    drop(session);
-    raw
+/// Asks for the length first, as the standard has it.
+fn output(call: impl Fn(*mut CK_BYTE, *mut CK_ULONG) -> CK_RV) -> Outcome<Vec<u8>> {
+    let mut len = 0;
+    check(call(null_mut(), &raw mut len))?;
+    let mut out = vec![0; len as usize];
+    check(call(out.as_mut_ptr(), &raw mut len))?;
+    out.truncate(len as usize);
+    Ok(out)
 }
 
-/// A mechanism without parameter.
-pub fn plain(mechanism: CK_MECHANISM_TYPE) -> CK_MECHANISM {
-    CK_MECHANISM { mechanism, pParameter: ptr::null_mut(), ulParameterLen: 0 }
-}
-
-/// A mechanism whose parameter is these bytes.
-pub fn with_bytes(mechanism: CK_MECHANISM_TYPE, bytes: &mut [u8]) -> CK_MECHANISM {
-    CK_MECHANISM { mechanism, pParameter: bytes.as_mut_ptr().cast(), ulParameterLen: bytes.len() as CK_ULONG }
-}
-
-/// A template whose values are these, for as long as they live.
-pub fn template(values: &mut [(CK_ATTRIBUTE_TYPE, Vec<u8>)]) -> Vec<CK_ATTRIBUTE> {
-    let entry = |(kind, value): &mut (CK_ATTRIBUTE_TYPE, Vec<u8>)| CK_ATTRIBUTE {
-        type_: *kind,
-        pValue: value.as_mut_ptr().cast(),
+fn attributes(template: Template<'_>) -> Vec<CK_ATTRIBUTE> {
+    let entry = |(type_, value): &(CK_ATTRIBUTE_TYPE, &[u8])| CK_ATTRIBUTE {
+        type_: *type_,
+        pValue: value.as_ptr().cast_mut().cast::<c_void>(),
         ulValueLen: value.len() as CK_ULONG,
     };
-    values.iter_mut().map(entry).collect()
+    template.iter().map(entry).collect()
 }
 
-/// The value of a numerical attribute.
-pub fn ulong(value: CK_ULONG) -> Vec<u8> {
-    value.to_ne_bytes().to_vec()
-}
-
-/// An AES session key of 32 bytes.
-pub fn aes_key(session: CK_SESSION_HANDLE) -> CK_OBJECT_HANDLE {
-    let mut values = [(CKA_VALUE_LEN, ulong(32)), (CKA_EXTRACTABLE, vec![CK_TRUE])];
-    let mut template = template(&mut values);
-    let mut key = 0;
-    let mut mechanism = plain(CKM_AES_KEY_GEN);
-    assert_eq!(
-        raw!(C_GenerateKey(session, &raw mut mechanism, template.as_mut_ptr(), 2, &raw mut key)),
-        CKR_OK
-    );
-    key
-}
-
-/// An RSA session key pair: (public, private), whose private key may want a login for each use.
-pub fn rsa_pair(session: CK_SESSION_HANDLE, always: CK_BBOOL) -> (CK_OBJECT_HANDLE, CK_OBJECT_HANDLE) {
-    let mut bits = [(CKA_MODULUS_BITS, ulong(2048))];
-    let mut logins = [(CKA_ALWAYS_AUTHENTICATE, vec![always])];
-    let (mut public, mut private) = (template(&mut bits), template(&mut logins));
-    let (mut public_key, mut private_key) = (0, 0);
-    let mut mechanism = plain(CKM_RSA_PKCS_KEY_PAIR_GEN);
-    let code = raw!(C_GenerateKeyPair(
-        session,
-        &raw mut mechanism,
-        public.as_mut_ptr(),
-        1,
-        private.as_mut_ptr(),
-        1,
-        &raw mut public_key,
-        &raw mut private_key
-    ));
-    assert_eq!(code, CKR_OK);
-    (public_key, private_key)
-}
-
-/// The two calls of a function with output: the length, and the bytes, for which there is first too little room.
-pub fn twice(mut call: impl FnMut(*mut CK_BYTE, *mut CK_ULONG) -> CK_RV) -> Result<Vec<u8>, CK_RV> {
-    let mut len = 0;
-    match call(ptr::null_mut(), &raw mut len) {
-        CKR_OK => {}
-        code => return Err(code),
-    }
-    let mut bytes = vec![0; len as usize];
-    if len > 0 {
-        let mut short = len - 1;
-        match call(bytes.as_mut_ptr(), &raw mut short) {
-            // The length asked for may be more than it takes.
-            CKR_OK => {
-                bytes.truncate(short as usize);
-                return Ok(bytes);
-            }
-            CKR_BUFFER_TOO_SMALL => {}
-            code => return Err(code),
-        }
-    } else {
-        bytes.push(0);
-    }
-    match call(bytes.as_mut_ptr(), &raw mut len) {
-        CKR_OK => {
-            bytes.truncate(len as usize);
-            Ok(bytes)
-        }
-        code => Err(code),
-    }
-}
-
-/// `C_Digest` by SHA-256, in an operation that is in progress.
-pub fn finish_digest(session: CK_SESSION_HANDLE) -> Result<Vec<u8>, CK_RV> {
-    twice(|out, len| raw!(C_DigestFinal(session, out, len)))
+fn parts(template: &mut [CK_ATTRIBUTE]) -> (*mut CK_ATTRIBUTE, CK_ULONG) {
+    (template.as_mut_ptr(), template.len() as CK_ULONG)
 }

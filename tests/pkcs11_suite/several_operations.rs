@@ -4,7 +4,7 @@ use std::ptr;
 
 use cryptoki_sys::*;
 
-use super::raw::{aes_key, finish_digest, open, plain, raw, rsa_pair, twice, user, with_bytes};
+use super::functions::{aes_key, finish_digest, open, plain, raw, rsa_pair, twice, user, with_bytes};
 
 fn start_cipher(session: CK_SESSION_HANDLE, decrypt: bool, key: CK_OBJECT_HANDLE) {
     let mut iv = [5; 16];
@@ -75,7 +75,7 @@ fn signature_and_encryption_run_together() {
     assert_eq!(raw!(C_VerifyFinal(session, signature.as_mut_ptr(), 256)), CKR_OK);
 
     // A signature that takes no parts ends both.
-    let mut mechanism = super::raw::plain(CKM_RSA_PKCS);
+    let mut mechanism = super::functions::plain(CKM_RSA_PKCS);
     let mut len = 0;
     assert_eq!(raw!(C_EncryptFinal(session, ptr::null_mut(), &raw mut len)), CKR_OK);
     assert_eq!(raw!(C_SignInit(session, &raw mut mechanism, private)), CKR_OK);

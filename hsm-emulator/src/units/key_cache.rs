@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use cryptoki_sys::{
-    CKA_CLASS, CKA_KEY_TYPE, CKA_VALUE, CKK_EC, CKK_EC_EDWARDS, CKK_RSA, CKO_PRIVATE_KEY, CKO_PUBLIC_KEY,
-    CKO_SECRET_KEY,
+    CK_KEY_TYPE, CK_UNAVAILABLE_INFORMATION, CKA_CLASS, CKA_KEY_TYPE, CKA_VALUE, CKO_PRIVATE_KEY,
+    CKO_PUBLIC_KEY, CKO_SECRET_KEY,
 };
 use openssl::pkey::{PKey, Private, Public};
 use zeroize::Zeroizing;
@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 use super::attributes::Attributes;
 use super::blob::KeyBlob;
 use super::error::Result;
-use super::mechanism::{ec, edwards, rsa};
+use super::mechanism::asymmetric;
 
 /// An object out of its blob.
 pub(super) struct OpenObject {
@@ -25,11 +25,11 @@ pub(super) struct OpenObject {
 
 /// A parsed key. OpenSSL wipes its own on free.
 pub(super) enum Key {
-    /// AES and generic secrets.
+    /// Bytes.
     Secret(Zeroizing<Vec<u8>>),
-    /// RSA and EC.
+    /// Of any type of key pair.
     Private(PKey<Private>),
-    /// RSA and EC.
+    /// The other half.
     Public(PKey<Public>),
     /// Data, certificates.
     None,
@@ -37,21 +37,20 @@ pub(super) enum Key {
 
 impl OpenObject {
     pub fn new(attributes: Attributes, secrets: &Attributes) -> Result<Self> {
-        let key = match (attributes.ulong(CKA_CLASS), attributes.ulong(CKA_KEY_TYPE)) {
-            (Some(CKO_SECRET_KEY), _) => {
+        let key = match attributes.ulong(CKA_CLASS) {
+            Some(CKO_SECRET_KEY) => {
                 Key::Secret(Zeroizing::new(secrets.get(CKA_VALUE).unwrap_or_default().to_vec()))
             }
-            (Some(CKO_PRIVATE_KEY), Some(CKK_RSA)) => Key::Private(rsa::private_key(&attributes, secrets)?),
-            (Some(CKO_PRIVATE_KEY), Some(CKK_EC)) => Key::Private(ec::private_key(&attributes, secrets)?),
-            (Some(CKO_PRIVATE_KEY), Some(CKK_EC_EDWARDS)) => {
-                Key::Private(edwards::private_key(&attributes, secrets)?)
-            }
-            (Some(CKO_PUBLIC_KEY), Some(CKK_RSA)) => Key::Public(rsa::public_key(&attributes)?),
-            (Some(CKO_PUBLIC_KEY), Some(CKK_EC)) => Key::Public(ec::public_key(&attributes)?),
-            (Some(CKO_PUBLIC_KEY), Some(CKK_EC_EDWARDS)) => Key::Public(edwards::public_key(&attributes)?),
+            Some(CKO_PRIVATE_KEY) => Key::Private(asymmetric::private_key(&attributes, secrets)?),
+            Some(CKO_PUBLIC_KEY) => Key::Public(asymmetric::public_key(&attributes)?),
             _ => Key::None,
         };
         Ok(Self { attributes, key })
+    }
+
+    /// The key's type.
+    pub fn key_type(&self) -> CK_KEY_TYPE {
+        self.attributes.ulong(CKA_KEY_TYPE).unwrap_or(CK_UNAVAILABLE_INFORMATION)
     }
 }
 

@@ -9,6 +9,8 @@ mod blob;
 pub mod command;
 mod control_points;
 mod crypto_unit;
+mod derivation;
+mod encapsulation;
 mod error;
 mod fault;
 mod importer_key;

@@ -5,6 +5,7 @@ use cryptoki_sys::*;
 
 use super::attributes::Attributes;
 use super::error::{Error, Result};
+use super::mechanism::secret_key;
 
 /// How an object comes to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -148,6 +149,7 @@ const PUBLIC_KEY: &[Row] = &[
     row(CKA_VERIFY, K::Bool, F::No, G::Always, C::Always),
     row(CKA_VERIFY_RECOVER, K::Bool, F::No, G::Always, C::Always),
     row(CKA_WRAP, K::Bool, F::No, G::Always, C::Always),
+    row(CKA_ENCAPSULATE, K::Bool, F::No, G::Always, C::Always),
     row(CKA_TRUSTED, K::Bool, F::No, G::OnlyFalse, C::Never),
     row(CKA_PUBLIC_KEY_INFO, K::Bytes, F::Absent, G::Never, C::Never),
 ];
@@ -166,6 +168,7 @@ const PROTECTED_KEY: &[Row] = &[
 const PRIVATE_KEY: &[Row] = &[
     row(CKA_SUBJECT, K::Bytes, F::Empty, G::Always, C::Always),
     row(CKA_SIGN_RECOVER, K::Bool, F::No, G::Always, C::Always),
+    row(CKA_DECAPSULATE, K::Bool, F::No, G::Always, C::Always),
     row(CKA_ALWAYS_AUTHENTICATE, K::Bool, F::No, G::Always, C::Never),
     row(CKA_PUBLIC_KEY_INFO, K::Bytes, F::Absent, G::Never, C::Never),
 ];
@@ -208,6 +211,57 @@ const EC_PRIVATE_KEY: &[Row] = &[
     sealed(CKA_VALUE),
 ];
 
+/// ML-DSA, ML-KEM, SLH-DSA.
+const POST_QUANTUM_PUBLIC_KEY: &[Row] = &[
+    row(CKA_PARAMETER_SET, K::Ulong, F::Absent, G::Always, C::Never),
+    row(CKA_VALUE, K::Bytes, F::Absent, G::Created, C::Never),
+];
+
+const POST_QUANTUM_PRIVATE_KEY: &[Row] =
+    &[row(CKA_PARAMETER_SET, K::Ulong, F::Absent, G::Always, C::Never), sealed(CKA_SEED), sealed(CKA_VALUE)];
+
+/// Domain parameters, which are objects of their own.
+const DOMAIN: &[Row] = &[
+    row(CKA_KEY_TYPE, K::Ulong, F::Absent, G::Always, C::Never),
+    row(CKA_LOCAL, K::Bool, F::Absent, G::Never, C::Never),
+    row(CKA_PRIME, K::Bytes, F::Absent, G::Created, C::Never),
+    row(CKA_BASE, K::Bytes, F::Absent, G::Created, C::Never),
+    row(CKA_PRIME_BITS, K::Ulong, F::Absent, G::Made, C::Never),
+];
+
+/// DSA's have these, too.
+const DSA_DOMAIN: &[Row] = &[
+    row(CKA_SUBPRIME, K::Bytes, F::Absent, G::Created, C::Never),
+    row(CKA_SUBPRIME_BITS, K::Ulong, F::Absent, G::Made, C::Never),
+];
+
+const DH_PUBLIC_KEY: &[Row] = &[
+    row(CKA_PRIME, K::Bytes, F::Absent, G::Always, C::Never),
+    row(CKA_BASE, K::Bytes, F::Absent, G::Always, C::Never),
+    row(CKA_VALUE, K::Bytes, F::Absent, G::Created, C::Never),
+];
+
+const DH_PRIVATE_KEY: &[Row] = &[
+    row(CKA_PRIME, K::Bytes, F::Absent, G::Created, C::Never),
+    row(CKA_BASE, K::Bytes, F::Absent, G::Created, C::Never),
+    row(CKA_VALUE_BITS, K::Ulong, F::Absent, G::Made, C::Never),
+    sealed(CKA_VALUE),
+];
+
+const DSA_PUBLIC_KEY: &[Row] = &[
+    row(CKA_PRIME, K::Bytes, F::Absent, G::Always, C::Never),
+    row(CKA_SUBPRIME, K::Bytes, F::Absent, G::Always, C::Never),
+    row(CKA_BASE, K::Bytes, F::Absent, G::Always, C::Never),
+    row(CKA_VALUE, K::Bytes, F::Absent, G::Created, C::Never),
+];
+
+const DSA_PRIVATE_KEY: &[Row] = &[
+    row(CKA_PRIME, K::Bytes, F::Absent, G::Created, C::Never),
+    row(CKA_SUBPRIME, K::Bytes, F::Absent, G::Created, C::Never),
+    row(CKA_BASE, K::Bytes, F::Absent, G::Created, C::Never),
+    sealed(CKA_VALUE),
+];
+
 /// The attributes of a kind of object.
 struct Class {
     rows: Vec<&'static Row>,
@@ -218,31 +272,44 @@ struct Class {
 impl Class {
     fn of(class: CK_OBJECT_CLASS, key_type: Option<CK_KEY_TYPE>) -> Result<Self> {
         let unknown_key = || {
-            Error::new(
-                CKR_ATTRIBUTE_VALUE_INVALID,
-                "CKA_KEY_TYPE is none of AES, generic secret, RSA, EC, EC Edwards",
-            )
+            Error::new(CKR_ATTRIBUTE_VALUE_INVALID, "CKA_KEY_TYPE is none that this class of key has here")
         };
         let parts: &[&'static [Row]] = match (class, key_type) {
             (CKO_DATA, _) => &[STORAGE, DATA],
             (CKO_CERTIFICATE, _) => &[STORAGE, CERTIFICATE],
-            (CKO_SECRET_KEY, Some(key_type)) if is_secret_key_type(key_type) => {
+            (CKO_SECRET_KEY, Some(key_type)) if secret_key::is_type(key_type) => {
                 &[STORAGE, KEY, PROTECTED_KEY, SECRET_KEY]
             }
             (CKO_PUBLIC_KEY, Some(CKK_RSA)) => &[STORAGE, KEY, PUBLIC_KEY, RSA_PUBLIC_KEY],
-            (CKO_PUBLIC_KEY, Some(CKK_EC | CKK_EC_EDWARDS)) => &[STORAGE, KEY, PUBLIC_KEY, EC_PUBLIC_KEY],
+            (CKO_PUBLIC_KEY, Some(CKK_EC | CKK_EC_EDWARDS | CKK_EC_MONTGOMERY)) => {
+                &[STORAGE, KEY, PUBLIC_KEY, EC_PUBLIC_KEY]
+            }
             (CKO_PRIVATE_KEY, Some(CKK_RSA)) => &[STORAGE, KEY, PROTECTED_KEY, PRIVATE_KEY, RSA_PRIVATE_KEY],
-            (CKO_PRIVATE_KEY, Some(CKK_EC | CKK_EC_EDWARDS)) => {
+            (CKO_PRIVATE_KEY, Some(CKK_EC | CKK_EC_EDWARDS | CKK_EC_MONTGOMERY)) => {
                 &[STORAGE, KEY, PROTECTED_KEY, PRIVATE_KEY, EC_PRIVATE_KEY]
             }
-            (CKO_SECRET_KEY | CKO_PUBLIC_KEY | CKO_PRIVATE_KEY, None) => {
+            (CKO_PUBLIC_KEY, Some(CKK_DH)) => &[STORAGE, KEY, PUBLIC_KEY, DH_PUBLIC_KEY],
+            (CKO_PRIVATE_KEY, Some(CKK_DH)) => &[STORAGE, KEY, PROTECTED_KEY, PRIVATE_KEY, DH_PRIVATE_KEY],
+            (CKO_PUBLIC_KEY, Some(CKK_DSA)) => &[STORAGE, KEY, PUBLIC_KEY, DSA_PUBLIC_KEY],
+            (CKO_PRIVATE_KEY, Some(CKK_DSA)) => &[STORAGE, KEY, PROTECTED_KEY, PRIVATE_KEY, DSA_PRIVATE_KEY],
+            (CKO_PUBLIC_KEY, Some(CKK_ML_DSA | CKK_ML_KEM | CKK_SLH_DSA)) => {
+                &[STORAGE, KEY, PUBLIC_KEY, POST_QUANTUM_PUBLIC_KEY]
+            }
+            (CKO_PRIVATE_KEY, Some(CKK_ML_DSA | CKK_ML_KEM | CKK_SLH_DSA)) => {
+                &[STORAGE, KEY, PROTECTED_KEY, PRIVATE_KEY, POST_QUANTUM_PRIVATE_KEY]
+            }
+            (CKO_DOMAIN_PARAMETERS, Some(CKK_DH)) => &[STORAGE, DOMAIN],
+            (CKO_DOMAIN_PARAMETERS, Some(CKK_DSA)) => &[STORAGE, DOMAIN, DSA_DOMAIN],
+            (CKO_SECRET_KEY | CKO_PUBLIC_KEY | CKO_PRIVATE_KEY | CKO_DOMAIN_PARAMETERS, None) => {
                 return Err(Error::new(CKR_TEMPLATE_INCOMPLETE, "CKA_KEY_TYPE is missing"));
             }
-            (CKO_SECRET_KEY | CKO_PUBLIC_KEY | CKO_PRIVATE_KEY, Some(_)) => return Err(unknown_key()),
+            (CKO_SECRET_KEY | CKO_PUBLIC_KEY | CKO_PRIVATE_KEY | CKO_DOMAIN_PARAMETERS, Some(_)) => {
+                return Err(unknown_key());
+            }
             _ => {
                 return Err(Error::new(
                     CKR_ATTRIBUTE_VALUE_INVALID,
-                    "CKA_CLASS is none of data, certificate, public key, private key, secret key",
+                    "CKA_CLASS is none of data, certificate, public key, private key, secret key, domain parameters",
                 ));
             }
         };
@@ -262,12 +329,24 @@ impl Class {
         let bool = |value: bool| Some(vec![u8::from(value)]);
         match row.kind {
             CKA_PRIVATE => bool(matches!(self.class, CKO_PRIVATE_KEY | CKO_SECRET_KEY)),
-            CKA_ENCRYPT | CKA_DECRYPT | CKA_WRAP | CKA_UNWRAP => {
-                bool(matches!(self.key_type, Some(CKK_AES | CKK_RSA)))
+            CKA_WRAP | CKA_UNWRAP => {
+                bool(matches!(self.key_type, Some(CKK_AES | CKK_DES2 | CKK_DES3 | CKK_RSA)))
             }
-            CKA_SIGN | CKA_VERIFY => bool(true),
+            CKA_ENCRYPT | CKA_DECRYPT => bool(matches!(
+                self.key_type,
+                Some(CKK_AES | CKK_AES_XTS | CKK_CHACHA20 | CKK_DES2 | CKK_DES3 | CKK_RSA)
+            )),
+            CKA_SIGN | CKA_VERIFY => bool(!matches!(
+                self.key_type,
+                Some(CKK_DH | CKK_EC_MONTGOMERY | CKK_ML_KEM | CKK_AES_XTS | CKK_CHACHA20 | CKK_HKDF)
+            )),
             CKA_SIGN_RECOVER | CKA_VERIFY_RECOVER => bool(self.key_type == Some(CKK_RSA)),
-            CKA_DERIVE => bool(matches!((self.class, self.key_type), (CKO_PRIVATE_KEY, Some(CKK_EC)))),
+            CKA_DERIVE => bool(matches!(
+                (self.class, self.key_type),
+                (CKO_PRIVATE_KEY, Some(CKK_EC | CKK_EC_MONTGOMERY | CKK_DH))
+                    | (CKO_SECRET_KEY, Some(CKK_HKDF))
+            )),
+            CKA_ENCAPSULATE | CKA_DECAPSULATE => bool(self.key_type == Some(CKK_ML_KEM)),
             _ => match row.default {
                 F::No => bool(false),
                 F::Yes => bool(true),
@@ -330,7 +409,7 @@ impl Draft {
                 draft.section(row).set(row.kind, value);
             }
         }
-        if matches!(class, CKO_SECRET_KEY | CKO_PUBLIC_KEY | CKO_PRIVATE_KEY) {
+        if matches!(class, CKO_SECRET_KEY | CKO_PUBLIC_KEY | CKO_PRIVATE_KEY | CKO_DOMAIN_PARAMETERS) {
             draft.note_origin(class, origin);
         }
         Ok(draft)
@@ -386,6 +465,9 @@ impl Draft {
             _ => None,
         };
         self.clear.set_bool(CKA_LOCAL, generated.is_some());
+        if class == CKO_DOMAIN_PARAMETERS {
+            return;
+        }
         self.clear.set_ulong(CKA_KEY_GEN_MECHANISM, generated.unwrap_or(CK_UNAVAILABLE_INFORMATION));
         if class == CKO_PUBLIC_KEY {
             return;
@@ -400,20 +482,6 @@ impl Draft {
         self.clear.set_bool(CKA_ALWAYS_SENSITIVE, always_sensitive && sensitive);
         self.clear.set_bool(CKA_NEVER_EXTRACTABLE, never_extractable && !extractable);
     }
-}
-
-/// Secrets that are just bytes.
-pub(super) fn is_secret_key_type(key_type: CK_KEY_TYPE) -> bool {
-    matches!(
-        key_type,
-        CKK_AES
-            | CKK_GENERIC_SECRET
-            | CKK_SHA_1_HMAC
-            | CKK_SHA224_HMAC
-            | CKK_SHA256_HMAC
-            | CKK_SHA384_HMAC
-            | CKK_SHA512_HMAC
-    )
 }
 
 /// A value that mechanism and template must agree on.

@@ -474,7 +474,7 @@ fn prepared(
     }
     if !imprint {
         let Command::SetAttributes(attributes) = leave else { panic!("no thresholds") };
-        let mut wanted = common::operator::permissions(&unit);
+        let mut wanted = crate::common::operator::permissions(&unit);
         if !zeroize_with_one {
             wanted &= !permission::ZEROIZE_WITH_ONE;
         }
@@ -533,7 +533,7 @@ fn a_load_takes_an_importer_key_of_its_own() {
     let importer = send(&unit, Command::GenerateImporterKey, &[&a]).expect("importer key");
     let parts: Vec<_> = [1, 2]
         .iter()
-        .map(|byte| TransportedKey::wrap(&common::operator::part(*byte), &importer).expect("wrap"))
+        .map(|byte| TransportedKey::wrap(&crate::common::operator::part(*byte), &importer).expect("wrap"))
         .collect();
     send(&unit, Command::ImportMasterKey(parts.clone()), &[&a]).expect("load");
     // The importer key is used up.
@@ -896,7 +896,7 @@ proptest! {
                 Step::Add(who) => Command::AddAdministrator(people[*who].administrator.clone()),
                 Step::Remove(who) => Command::RemoveAdministrator(people[*who].id()),
                 Step::Thresholds { signature, revocation, zeroize_with_one } => {
-                    let mut wanted = common::operator::permissions(&unit);
+                    let mut wanted = crate::common::operator::permissions(&unit);
                     if !zeroize_with_one {
                         wanted &= !permission::ZEROIZE_WITH_ONE;
                     }
@@ -913,7 +913,7 @@ proptest! {
                     if !enough { continue; }
                     let importer = send(&unit, Command::GenerateImporterKey, &signers).expect("importer key");
                     let parts = PARTS[*key].iter().map(|byte| {
-                        TransportedKey::wrap(&common::operator::part(*byte), &importer).expect("wrap")
+                        TransportedKey::wrap(&crate::common::operator::part(*byte), &importer).expect("wrap")
                     });
                     Command::ImportMasterKey(parts.collect())
                 }
@@ -982,6 +982,6 @@ proptest! {
 }
 
 fn pattern_of(key: usize) -> VerificationPattern {
-    let parts = PARTS[key].map(common::operator::part);
+    let parts = PARTS[key].map(crate::common::operator::part);
     *hsm_emulator::units::MasterKey::from_parts(&parts).expect("parts").verification_pattern()
 }

@@ -4,7 +4,7 @@ use crate::common::operator::{Operator, adopt, load, send};
 use cryptoki_sys::*;
 use hsm_emulator::units::administration::control_point;
 use hsm_emulator::units::command::{Command, UnitType};
-use hsm_emulator::units::mechanism::Mechanism;
+use hsm_emulator::units::mechanism::{Mechanism, Parameter};
 use hsm_emulator::units::{Attributes, CryptoUnit, Error, KeyBlob, vendor};
 
 const ED25519: &[u8] = &[0x06, 0x03, 0x2b, 0x65, 0x70];
@@ -68,4 +68,26 @@ fn a_key_from_another_unit_needs_it_too() {
         .with(CKA_VALUE, [7; 32]);
     assert_eq!(other.create_object(&imported).expect_err("refused").code, CKR_MECHANISM_INVALID);
     unit.create_object(&imported).expect("import");
+}
+
+#[test]
+fn x25519_needs_it_as_well() {
+    let (_dir, unit, ann) = unit_without_control_points();
+    let public = Attributes::new().with(CKA_EC_PARAMS, [0x06, 0x03, 0x2b, 0x65, 0x6e]);
+    let pair = |unit: &CryptoUnit, generator| {
+        unit.generate_key_pair(&Mechanism::plain(generator), &public, &Attributes::new())
+    };
+    for generator in [CKM_EC_MONTGOMERY_KEY_PAIR_GEN, CKM_EC_KEY_PAIR_GEN] {
+        assert_eq!(pair(&unit, generator).expect_err("refused").code, CKR_MECHANISM_INVALID);
+    }
+    send(&unit, Command::SetControlPoints(vec![control_point::ALG_EC_25519]), &[&ann]).expect("set");
+    let (public, private) = pair(&unit, CKM_EC_KEY_PAIR_GEN).expect("X25519");
+    let public_data = public.attributes().expect("attributes").get(CKA_EC_POINT).expect("point").to_vec();
+    let parameter = Parameter::Ecdh1 { kdf: CKD_NULL, shared_data: Vec::new(), public_data };
+    let mechanism = Mechanism { kind: CKM_ECDH1_DERIVE, parameter };
+    let template = Attributes::new().with_ulong(CKA_KEY_TYPE, CKK_GENERIC_SECRET);
+    unit.derive_key(&mechanism, &private, &template).expect("derive");
+    let (_other_dir, other, _) = unit_without_control_points();
+    let refused = other.derive_key(&mechanism, &private, &template).expect_err("refused");
+    assert_eq!(refused.code, CKR_MECHANISM_INVALID);
 }

@@ -217,7 +217,8 @@ fn openssl_verifies_what_a_unit_signs() {
         let (public, private) = ec(&unit, curve, &Attributes::new());
         let digest = hash(MessageDigest::sha256(), b"data").expect("hash");
         let signature = unit.sign(&Mechanism::plain(CKM_ECDSA), &private, &digest).expect("sign");
-        let key = hsm_emulator::units::mechanism::ec::public_key(&public.attributes().expect("attributes"));
+        let key =
+            hsm_emulator::units::mechanism::asymmetric::public_key(&public.attributes().expect("attributes"));
         let key = key.expect("key").ec_key().expect("EC");
         let (r, s) = signature.split_at(signature.len() / 2);
         let number = |bytes| openssl::bn::BigNum::from_slice(bytes).expect("number");
@@ -577,4 +578,86 @@ fn ed25519_gives_the_published_signature() {
     assert_eq!(code(unit.create_object(&wrong)), CKR_CURVE_NOT_SUPPORTED);
     let context = Mechanism { kind: CKM_EDDSA, parameter: Parameter::Bytes(vec![1]) };
     assert_eq!(code(unit.sign(&context, &private, b"")), CKR_MECHANISM_PARAM_INVALID);
+}
+
+fn post_quantum_pair(unit: &CryptoUnit, generator: u64, set: u64) -> (KeyBlob, KeyBlob) {
+    let public = Attributes::new().with_ulong(CKA_PARAMETER_SET, set);
+    unit.generate_key_pair(&Mechanism::plain(generator), &public, &Attributes::new()).expect("key pair")
+}
+
+/// Keys by OpenSSL, encapsulation by AWS-LC.
+#[test]
+fn ml_kem_gives_both_sides_the_same_key() {
+    let dir = tempfile::tempdir().expect("dir");
+    let unit = unit(dir.path());
+    let mechanism = Mechanism::plain(CKM_ML_KEM);
+    let template = |len| {
+        Attributes::new()
+            .with_ulong(CKA_KEY_TYPE, CKK_AES)
+            .with_ulong(CKA_VALUE_LEN, len)
+            .with_bool(CKA_SENSITIVE, false)
+            .with_bool(CKA_EXTRACTABLE, true)
+    };
+    let value = |blob: &KeyBlob| unit.attribute(blob, CKA_VALUE).expect("value");
+    for (set, bytes) in [(CKP_ML_KEM_512, 768), (CKP_ML_KEM_768, 1088), (CKP_ML_KEM_1024, 1568)] {
+        let (public, private) = post_quantum_pair(&unit, CKM_ML_KEM_KEY_PAIR_GEN, set);
+        for len in [16, 32] {
+            let (encapsulated, key) =
+                unit.encapsulate_key(&mechanism, &public, &template(len)).expect("encapsulate");
+            assert_eq!(encapsulated.len(), bytes);
+            let same = unit
+                .decapsulate_key(&mechanism, &private, &encapsulated, &template(len))
+                .expect("decapsulate");
+            assert_eq!(value(&same), value(&key));
+            assert_eq!(value(&same).len() as u64, len);
+            let mut altered = encapsulated.clone();
+            altered[7] ^= 1;
+            let other =
+                unit.decapsulate_key(&mechanism, &private, &altered, &template(len)).expect("another key");
+            assert_ne!(value(&other), value(&key));
+            let short = unit.decapsulate_key(&mechanism, &private, &encapsulated[1..], &template(len));
+            assert_eq!(code(short), CKR_WRAPPED_KEY_LEN_RANGE);
+        }
+        let refused = |outcome: Result<(Vec<u8>, KeyBlob), _>| code(outcome);
+        assert_eq!(
+            refused(unit.encapsulate_key(&mechanism, &private, &template(16))),
+            CKR_KEY_FUNCTION_NOT_PERMITTED
+        );
+        let wrong = Mechanism::plain(CKM_ML_DSA);
+        assert_eq!(refused(unit.encapsulate_key(&wrong, &public, &template(16))), CKR_MECHANISM_INVALID);
+        let silent = Attributes::new();
+        assert_eq!(refused(unit.encapsulate_key(&mechanism, &public, &silent)), CKR_TEMPLATE_INCOMPLETE);
+    }
+}
+
+#[test]
+fn aws_lc_verifies_what_openssl_signs_with_ml_dsa() {
+    use aws_lc_rs::signature::{ML_DSA_44, ML_DSA_65, ML_DSA_87, UnparsedPublicKey};
+    let dir = tempfile::tempdir().expect("dir");
+    let unit = unit(dir.path());
+    for (set, algorithm) in
+        [(CKP_ML_DSA_44, &ML_DSA_44), (CKP_ML_DSA_65, &ML_DSA_65), (CKP_ML_DSA_87, &ML_DSA_87)]
+    {
+        let (public, private) = post_quantum_pair(&unit, CKM_ML_DSA_KEY_PAIR_GEN, set);
+        let signature = unit.sign(&Mechanism::plain(CKM_ML_DSA), &private, b"data").expect("sign");
+        let attributes = public.attributes().expect("attributes");
+        let key = UnparsedPublicKey::new(algorithm, attributes.get(CKA_VALUE).expect("value"));
+        key.verify(b"data", &signature).expect("verify");
+        assert!(key.verify(b"Data", &signature).is_err());
+    }
+}
+
+/// A password is in a parameter, which may end in a log.
+#[test]
+fn a_parameter_does_not_show_its_password() {
+    use hsm_emulator::units::mechanism::{Secret, kdf::Pbkdf2};
+    let password = Secret::new(b"swordfish");
+    let parameter = Parameter::Pbkdf2(Pbkdf2 {
+        prf: CKP_PKCS5_PBKD2_HMAC_SHA256,
+        salt: Vec::new(),
+        iterations: 1,
+        password,
+    });
+    let shown = format!("{:?}", Mechanism { kind: CKM_PKCS5_PBKD2, parameter });
+    assert!(!shown.contains("swordfish") && !shown.contains("115, 119"), "{shown}");
 }

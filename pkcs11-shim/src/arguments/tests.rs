@@ -1,4 +1,5 @@
 use super::*;
+use hsm_emulator::units::mechanism::Parameter;
 
 fn caller() -> Caller<'static> {
     // SAFETY: the tests give NULL or pointers at live values.

@@ -129,6 +129,25 @@ impl Backend for EmbeddedBackend {
         self.region.seal_for_caller(|unit| unit.derive_key(mechanism, base, template))
     }
 
+    fn encapsulate_key(
+        &self,
+        mechanism: &Mechanism,
+        key: &KeyBlob,
+        template: &Attributes,
+    ) -> Result<(Vec<u8>, KeyBlob)> {
+        self.region.seal_for_caller(|unit| unit.encapsulate_key(mechanism, key, template))
+    }
+
+    fn decapsulate_key(
+        &self,
+        mechanism: &Mechanism,
+        key: &KeyBlob,
+        encapsulated: &[u8],
+        template: &Attributes,
+    ) -> Result<KeyBlob> {
+        self.region.seal_for_caller(|unit| unit.decapsulate_key(mechanism, key, encapsulated, template))
+    }
+
     fn tokens(&self) -> Result<Vec<Token>> {
         self.tokens.list()
     }

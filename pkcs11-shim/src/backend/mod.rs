@@ -80,6 +80,23 @@ pub trait Backend: Send + Sync {
     /// `C_DeriveKey`.
     fn derive_key(&self, mechanism: &Mechanism, base: &KeyBlob, template: &Attributes) -> Result<KeyBlob>;
 
+    /// `C_EncapsulateKey` with a public key: (what the private key's owner needs, new secret key).
+    fn encapsulate_key(
+        &self,
+        mechanism: &Mechanism,
+        key: &KeyBlob,
+        template: &Attributes,
+    ) -> Result<(Vec<u8>, KeyBlob)>;
+
+    /// `C_DecapsulateKey`.
+    fn decapsulate_key(
+        &self,
+        mechanism: &Mechanism,
+        key: &KeyBlob,
+        encapsulated: &[u8],
+        template: &Attributes,
+    ) -> Result<KeyBlob>;
+
     /// The tokens, in the order of their creation.
     fn tokens(&self) -> Result<Vec<Token>>;
 

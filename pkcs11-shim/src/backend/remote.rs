@@ -183,6 +183,38 @@ impl Backend for RemoteBackend {
         parse_key(expect!(self.connections.call(Call::DeriveKey(request)), DeriveKey).new_key)
     }
 
+    fn encapsulate_key(
+        &self,
+        mechanism: &Mechanism,
+        key: &KeyBlob,
+        attributes: &Attributes,
+    ) -> Result<(Vec<u8>, KeyBlob)> {
+        let request = proto::EncapsulateKeyRequest {
+            mechanism: message(mechanism),
+            key: bytes(key),
+            template: template(attributes),
+        };
+        let answer = expect!(self.connections.call(Call::EncapsulateKey(request)), EncapsulateKey);
+        Ok((answer.encapsulated.into(), KeyBlob::parse(&answer.object)?))
+    }
+
+    fn decapsulate_key(
+        &self,
+        mechanism: &Mechanism,
+        key: &KeyBlob,
+        encapsulated: &[u8],
+        attributes: &Attributes,
+    ) -> Result<KeyBlob> {
+        let request = proto::DecapsulateKeyRequest {
+            mechanism: message(mechanism),
+            key: bytes(key),
+            encapsulated: data(encapsulated)?,
+            template: template(attributes),
+        };
+        let answer = expect!(self.connections.call(Call::DecapsulateKey(request)), DecapsulateKey);
+        KeyBlob::parse(&answer.object)
+    }
+
     fn tokens(&self) -> Result<Vec<Token>> {
         let request = Call::ListTokens(proto::ListTokensRequest {});
         let answer = expect!(self.connections.call(request), ListTokens);

@@ -128,7 +128,7 @@ exports! {
         let template = call.caller.template(template, count)?;
         // Who asks for the length alone gets no key.
         let out_key = if out.room() == Room::Query { None } else { Some(call.caller.out(key)?) };
-        let (ciphertext, made) = key_mgmt::encapsulate_key(call.module, &session, &mechanism, public_key)?;
+        let (ciphertext, made) = key_mgmt::encapsulate_key(call.module, &session, &mechanism, public_key, &template, out.room())?;
         if let (Some(out_key), Some(made)) = (out_key, made) {
             out_key.write(made);
         }
@@ -151,7 +151,7 @@ exports! {
         let mechanism = call.caller.mechanism(mechanism)?;
         let ciphertext = call.caller.slice(ciphertext, ciphertext_len)?;
         let template = call.caller.template(template, count)?;
-        out.write(key_mgmt::decapsulate_key(call.module, &session, &mechanism, private_key)?);
+        out.write(key_mgmt::decapsulate_key(call.module, &session, &mechanism, private_key, &template, ciphertext)?);
         Ok(())
     };
 

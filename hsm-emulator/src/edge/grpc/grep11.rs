@@ -6,9 +6,12 @@ use bytes::Bytes;
 use cryptoki_sys::{CKA_PUBLIC_EXPONENT, CKR_ARGUMENTS_BAD, CKR_MECHANISM_PARAM_INVALID};
 use hsm_proto::grep11 as wire;
 use hsm_proto::grep11::attribute_value::OneAttr;
+use hsm_proto::grep11::hkdf_parm::Salt as WireSalt;
 use hsm_proto::grep11::mechanism::Parameter as WireParameter;
+use hsm_proto::grep11::sp800108_segment::Segment as WireSegment;
 
-use crate::units::mechanism::{Mechanism, Parameter};
+use crate::units::mechanism::kdf::{Hkdf, Number, Pbkdf2, Salt, Segment, Sp800108};
+use crate::units::mechanism::{Mechanism, OtherKey, Parameter, Secret};
 use crate::units::{Attributes, Error, KeyBlob, Result, vendor};
 
 /// A mechanism with its parameter.
@@ -20,6 +23,37 @@ pub fn mechanism(message: Option<&wire::Mechanism>) -> Result<Mechanism> {
     let parameter = match &message.parameter {
         None => Parameter::None,
         Some(WireParameter::ParameterB(bytes)) => Parameter::Bytes(bytes.to_vec()),
+        Some(WireParameter::NumberParameter(number)) => Parameter::Number(*number),
+        Some(WireParameter::RsaaesParameter(p)) => {
+            let oaep = p
+                .oaep
+                .as_ref()
+                .ok_or_else(|| Error::new(CKR_MECHANISM_PARAM_INVALID, "the parameter of OAEP is missing"))?;
+            let (digest, label) = (oaep.hash_mech, oaep.encoding_parm.to_vec());
+            Parameter::RsaAes { aes_bits: p.aes_bits, digest, mgf: mgf(oaep.mgf), label }
+        }
+        Some(WireParameter::KeyParameter(bytes)) => Parameter::Key(OtherKey::Blob(blob(bytes)?)),
+        Some(WireParameter::AesccmParameter(p)) => Parameter::Ccm {
+            data_len: p.data_byte_count,
+            nonce: p.nonce.to_vec(),
+            aad: p.aad.to_vec(),
+            tag_bytes: p.tag_byte_count,
+        },
+        Some(WireParameter::HkdfParameter(p)) => Parameter::Hkdf(hkdf(p)?),
+        Some(WireParameter::Sp800108Parameter(p)) => Parameter::Sp800108(Sp800108 {
+            prf: p.prf,
+            segments: p.segments.iter().map(segment).collect::<Result<_>>()?,
+            iv: p.iv.to_vec(),
+        }),
+        Some(WireParameter::Pbkdf2Parameter(p)) => Parameter::Pbkdf2(Pbkdf2 {
+            prf: p.prf,
+            salt: p.salt.to_vec(),
+            iterations: p.iterations,
+            password: Secret::new(&p.password),
+        }),
+        Some(WireParameter::SignContextParameter(p)) => {
+            Parameter::SignContext { hedge: p.hedge, context: p.context.to_vec() }
+        }
         Some(WireParameter::RsaoaepParameter(p)) => {
             Parameter::Oaep { digest: p.hash_mech, mgf: mgf(p.mgf), label: p.encoding_parm.to_vec() }
         }
@@ -44,6 +78,41 @@ pub fn mechanism(message: Option<&wire::Mechanism>) -> Result<Mechanism> {
         },
     };
     Ok(Mechanism { kind: message.mechanism, parameter })
+}
+
+fn hkdf(message: &wire::HkdfParm) -> Result<Hkdf> {
+    let salt = match &message.salt {
+        None => Salt::Null,
+        Some(WireSalt::SaltData(bytes)) => Salt::Data(bytes.to_vec()),
+        Some(WireSalt::SaltKey(bytes)) => Salt::Key(OtherKey::Blob(blob(bytes)?)),
+    };
+    Ok(Hkdf {
+        extract: message.extract,
+        expand: message.expand,
+        digest: message.hash_mech,
+        salt,
+        info: message.info.to_vec(),
+    })
+}
+
+fn segment(message: &wire::Sp800108Segment) -> Result<Segment> {
+    let number =
+        |number: &wire::Sp800108Number| Number { little_endian: number.little_endian, bits: number.bits };
+    Ok(match &message.segment {
+        Some(WireSegment::Iteration(true)) => Segment::Iteration,
+        Some(WireSegment::Counter(counter)) => Segment::Counter(number(counter)),
+        Some(WireSegment::KeyLength(length)) => {
+            Segment::Length { whole_blocks: false, number: number(length) }
+        }
+        Some(WireSegment::BlocksLength(length)) => {
+            Segment::Length { whole_blocks: true, number: number(length) }
+        }
+        Some(WireSegment::Data(bytes)) => Segment::Bytes(bytes.to_vec()),
+        Some(WireSegment::Key(bytes)) => Segment::Key(OtherKey::Blob(blob(bytes)?)),
+        Some(WireSegment::Iteration(false)) | None => {
+            return Err(Error::new(CKR_MECHANISM_PARAM_INVALID, "a segment of SP 800-108 is empty"));
+        }
+    })
 }
 
 /// `CKG_MGF1_*` has the same numbers on the wire as in PKCS #11; 0 is refused with the mechanism.

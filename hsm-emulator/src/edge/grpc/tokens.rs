@@ -12,7 +12,7 @@ use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::crypto::{Call as _, SlowCalls};
-use super::grep11::{attributes, blob, bytes, error};
+use super::grep11::{attributes, blob, bytes, error, mechanism};
 use crate::services::region::Region;
 use crate::services::storage::is_of_unit;
 use crate::services::tokens::{Grant, ObjectId, Token, Tokens, User};
@@ -83,6 +83,24 @@ impl TokensService {
             Call::CreateObject(r) => {
                 let made = unit.create_object(&attributes(&r.template)?)?;
                 Answer::CreateObject(proto::CreateObjectResponse { object: bytes(&made) })
+            }
+            Call::EncapsulateKey(r) => {
+                let (encapsulated, made) = unit.encapsulate_key(
+                    &mechanism(r.mechanism.as_ref())?,
+                    &blob(&r.key)?,
+                    &attributes(&r.template)?,
+                )?;
+                let encapsulated = encapsulated.into();
+                Answer::EncapsulateKey(proto::EncapsulateKeyResponse { encapsulated, object: bytes(&made) })
+            }
+            Call::DecapsulateKey(r) => {
+                let made = unit.decapsulate_key(
+                    &mechanism(r.mechanism.as_ref())?,
+                    &blob(&r.key)?,
+                    &r.encapsulated,
+                    &attributes(&r.template)?,
+                )?;
+                Answer::DecapsulateKey(proto::DecapsulateKeyResponse { object: bytes(&made) })
             }
             Call::ListTokens(_) => self.list()?,
             Call::InitToken(r) => {
@@ -166,6 +184,8 @@ fn seals(call: &Call) -> bool {
             | Call::SetAttributeValue(_)
             | Call::CopyObject(_)
             | Call::CreateObject(_)
+            | Call::EncapsulateKey(_)
+            | Call::DecapsulateKey(_)
     )
 }
 

@@ -12,7 +12,7 @@ use openssl::nid::Nid;
 use openssl::pkey::{PKey, PKeyRef, Private, Public};
 use zeroize::Zeroizing;
 
-use super::openssl_error;
+use super::{octet_string, openssl_error};
 use crate::units::{Attributes, Error, Result};
 
 /// A curve.
@@ -117,41 +117,20 @@ pub(in crate::units) fn point_bytes<'a>(group: &EcGroupRef, der: &'a [u8]) -> &'
     }
 }
 
-/// A DER OCTET STRING.
-pub(in crate::units) fn octet_string(point: &[u8]) -> Vec<u8> {
-    let mut der = vec![0x04];
-    if point.len() >= 0x80 {
-        der.push(0x81);
-    }
-    der.push(point.len() as u8);
-    der.extend_from_slice(point);
-    der
+/// A key pair on the curve of the public template.
+pub(super) fn generate(public: &mut Attributes, secret: &mut Attributes) -> Result<()> {
+    let key = EcKey::generate(&*group(public)?).map_err(openssl_error)?;
+    let mut context = BigNumContext::new().map_err(openssl_error)?;
+    let form = PointConversionForm::UNCOMPRESSED;
+    let point = key.public_key().to_bytes(key.group(), form, &mut context).map_err(openssl_error)?;
+    public.set(CKA_EC_POINT, octet_string(&point));
+    describe(&key, secret)
 }
 
-/// A new key on the curve of the template.
-pub(in crate::units) fn generate(template: &Attributes) -> Result<EcKey<Private>> {
-    let group = group(template)?;
-    EcKey::generate(&group).map_err(openssl_error)
-}
-
-/// Puts a key into attributes; the scalar only if there is a place for it.
-pub(in crate::units) fn describe(
-    key: &EcKey<Private>,
-    clear: &mut Attributes,
-    secret: Option<&mut Attributes>,
-) -> Result<()> {
-    match secret {
-        Some(secret) => {
-            let len = field_bytes(key.group());
-            secret.set(CKA_VALUE, key.private_key().to_vec_padded(len as i32).map_err(openssl_error)?);
-        }
-        None => {
-            let mut context = BigNumContext::new().map_err(openssl_error)?;
-            let form = PointConversionForm::UNCOMPRESSED;
-            let point = key.public_key().to_bytes(key.group(), form, &mut context).map_err(openssl_error)?;
-            clear.set(CKA_EC_POINT, octet_string(&point));
-        }
-    }
+/// Puts the scalar into attributes.
+fn describe(key: &EcKey<Private>, secret: &mut Attributes) -> Result<()> {
+    let len = field_bytes(key.group());
+    secret.set(CKA_VALUE, key.private_key().to_vec_padded(len as i32).map_err(openssl_error)?);
     Ok(())
 }
 
@@ -166,7 +145,7 @@ pub(in crate::units) fn describe_imported(
         Error::new(CKR_CURVE_NOT_SUPPORTED, "the wrapped key is on a curve that is not supported")
     })?;
     clear.set(CKA_EC_PARAMS, curve.oid);
-    describe(key, clear, Some(secret))
+    describe(key, secret)
 }
 
 /// ECDSA over a hash: r and s, each as long as the order.

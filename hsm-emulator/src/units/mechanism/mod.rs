@@ -1,14 +1,39 @@
 //! Mechanisms: what a unit can do with a key. One module for each family.
 
-pub mod aes;
+mod aes;
+mod aes_xts;
+pub mod asymmetric;
+mod chacha20;
+pub(in crate::units) mod cipher;
+mod des;
+pub(in crate::units) mod dh;
 pub mod digest;
-pub mod ec;
-pub mod edwards;
-pub(in crate::units) mod hmac;
+mod dsa;
+mod ec;
+pub(in crate::units) mod ecdh;
+mod edwards;
+mod finite_field;
+pub mod kdf;
+pub(in crate::units) mod key_bits;
+pub mod mac;
+pub mod post_quantum;
+mod raw_curve;
 pub mod rsa;
+pub(in crate::units) mod rsa_aes_wrap;
+pub(in crate::units) mod secret_key;
+pub(in crate::units) mod secret_key_wrap;
 
-use cryptoki_sys::{CK_MECHANISM_TYPE, CK_RSA_PKCS_MGF_TYPE, CKR_FUNCTION_FAILED, CKR_MECHANISM_INVALID};
+use std::fmt;
 
+use cryptoki_sys::{
+    CK_MECHANISM_TYPE, CK_RSA_PKCS_MGF_TYPE, CKR_FUNCTION_FAILED, CKR_KEY_TYPE_INCONSISTENT,
+    CKR_MECHANISM_INVALID, CKR_TEMPLATE_INCOMPLETE,
+};
+
+use subtle::ConstantTimeEq;
+use zeroize::Zeroizing;
+
+use super::blob::KeyBlob;
 use super::error::Error;
 
 /// A mechanism with its parameter, checked for shape but not yet against a key.
@@ -20,15 +45,36 @@ pub struct Mechanism {
     pub parameter: Parameter,
 }
 
-/// Parameters of mechanisms. None is a secret.
+/// Parameters of mechanisms. None is a secret, but the password of PBKDF2.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Parameter {
     /// No parameter.
     None,
     /// Plain bytes: the IV of AES-CBC, the IV of a key wrap, the data that a key is derived from, after their IV if there is
-    /// one; the context of EdDSA.
+    /// one; the context of EdDSA; the other party's public value of Diffie-Hellman.
     Bytes(Vec<u8>),
-    /// `CK_GCM_PARAMS`.
+    /// A plain number: the length of a MAC in bytes, or the first bit of a key within another one.
+    Number(u64),
+    /// A second key.
+    Key(OtherKey),
+    /// `CK_CCM_PARAMS`.
+    Ccm {
+        /// Bytes of the plaintext.
+        data_len: u64,
+        /// 7 to 13 bytes.
+        nonce: Vec<u8>,
+        /// Additional authenticated data.
+        aad: Vec<u8>,
+        /// Bytes of the tag: 4 to 16, even.
+        tag_bytes: u64,
+    },
+    /// `CK_HKDF_PARAMS`.
+    Hkdf(kdf::Hkdf),
+    /// `CK_SP800_108_KDF_PARAMS`, or those of feedback mode.
+    Sp800108(kdf::Sp800108),
+    /// `CK_PKCS5_PBKD2_PARAMS2`.
+    Pbkdf2(kdf::Pbkdf2),
+    /// `CK_GCM_PARAMS`; also the nonce and the data of ChaCha20-Poly1305, whose tag has 128 bits.
     Gcm {
         /// 1 to 128 bytes, as many as OpenSSL takes.
         iv: Vec<u8>,
@@ -53,6 +99,17 @@ pub enum Parameter {
         /// Empty if there is none.
         label: Vec<u8>,
     },
+    /// `CK_RSA_AES_KEY_WRAP_PARAMS`.
+    RsaAes {
+        /// Bits of the temporary AES key.
+        aes_bits: u64,
+        /// The other three are OAEP's.
+        digest: CK_MECHANISM_TYPE,
+        /// `CKG_MGF1_*`.
+        mgf: CK_RSA_PKCS_MGF_TYPE,
+        /// Empty if there is none.
+        label: Vec<u8>,
+    },
     /// `CK_RSA_PKCS_PSS_PARAMS`.
     Pss {
         /// `CKM_*` of the digest.
@@ -61,6 +118,13 @@ pub enum Parameter {
         mgf: CK_RSA_PKCS_MGF_TYPE,
         /// Bytes.
         salt_len: u64,
+    },
+    /// `CK_SIGN_ADDITIONAL_CONTEXT`.
+    SignContext {
+        /// `CKH_*`.
+        hedge: u64,
+        /// Up to 255 bytes.
+        context: Vec<u8>,
     },
     /// `CK_ECDH1_DERIVE_PARAMS`.
     Ecdh1 {
@@ -80,6 +144,64 @@ impl Mechanism {
     }
 }
 
+impl Parameter {
+    /// The keys besides the one that the mechanism is used with, in their order.
+    pub fn other_keys(&mut self) -> Vec<&mut OtherKey> {
+        match self {
+            Self::Key(key) | Self::Hkdf(kdf::Hkdf { salt: kdf::Salt::Key(key), .. }) => vec![key],
+            Self::Sp800108(parameter) => {
+                fn key(segment: &mut kdf::Segment) -> Option<&mut OtherKey> {
+                    match segment {
+                        kdf::Segment::Key(key) => Some(key),
+                        _ => None,
+                    }
+                }
+                parameter.segments.iter_mut().filter_map(key).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+}
+
+/// A key within a parameter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OtherKey {
+    /// As the C interface names it, which a unit does not know.
+    Handle(u64),
+    /// As a unit opens it.
+    Blob(KeyBlob),
+}
+
+/// Bytes that are wiped, and never shown.
+#[derive(Clone)]
+pub struct Secret(Zeroizing<Vec<u8>>);
+
+impl Secret {
+    /// A copy of these.
+    pub fn new(bytes: &[u8]) -> Self {
+        Self(Zeroizing::new(bytes.to_vec()))
+    }
+
+    /// The bytes.
+    pub fn expose_secret(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl PartialEq for Secret {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.ct_eq(&other.0).into()
+    }
+}
+
+impl Eq for Secret {}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret")
+    }
+}
+
 /// OpenSSL's refusal of something that was not foreseen: its reason names no secret.
 fn openssl_error(stack: openssl::error::ErrorStack) -> Error {
     let reason = stack.errors().first().and_then(|e| e.reason()).unwrap_or("unknown reason");
@@ -88,4 +210,23 @@ fn openssl_error(stack: openssl::error::ErrorStack) -> Error {
 
 fn not_for(mechanism: &Mechanism, what: &str) -> Error {
     Error::new(CKR_MECHANISM_INVALID, format!("mechanism {:#x} is not one for {what}", mechanism.kind))
+}
+
+pub(in crate::units) fn incomplete(what: &str) -> Error {
+    Error::new(CKR_TEMPLATE_INCOMPLETE, format!("{what} is missing"))
+}
+
+pub(in crate::units) fn inconsistent() -> Error {
+    Error::new(CKR_KEY_TYPE_INCONSISTENT, "the key's type does not fit the mechanism")
+}
+
+/// A DER OCTET STRING of less than 256 bytes.
+fn octet_string(bytes: &[u8]) -> Vec<u8> {
+    let mut der = vec![0x04];
+    if bytes.len() >= 0x80 {
+        der.push(0x81);
+    }
+    der.push(bytes.len() as u8);
+    der.extend_from_slice(bytes);
+    der
 }

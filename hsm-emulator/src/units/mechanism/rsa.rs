@@ -10,7 +10,8 @@ use openssl::rsa::{Padding, Rsa};
 use openssl::sign::RsaPssSaltlen;
 use zeroize::Zeroizing;
 
-use super::{Mechanism, Parameter, not_for, openssl_error};
+use super::digest::Family;
+use super::{Mechanism, Parameter, incomplete, not_for, openssl_error};
 use crate::units::{Attributes, Error, Result};
 
 /// The private key that these attributes describe.
@@ -49,26 +50,29 @@ pub fn public_key(attributes: &Attributes) -> Result<PKey<Public>> {
     PKey::from_rsa(Rsa::from_public_components(n, e).map_err(openssl_error)?).map_err(openssl_error)
 }
 
-/// A new key.
-pub(in crate::units) fn generate(bits: u64, exponent: &[u8]) -> Result<Rsa<Private>> {
+/// A key pair of the public template's size and exponent.
+pub(super) fn generate(
+    public: &mut Attributes,
+    private: &mut Attributes,
+    secret: &mut Attributes,
+) -> Result<()> {
+    let bits = public.ulong(CKA_MODULUS_BITS).ok_or_else(|| incomplete("CKA_MODULUS_BITS"))?;
     let bits = i32::try_from(bits).unwrap_or(i32::MAX);
     check_size(bits)?;
+    let exponent = public.get(CKA_PUBLIC_EXPONENT).unwrap_or(&DEFAULT_PUBLIC_EXPONENT);
     let exponent = BigNum::from_slice(exponent).map_err(openssl_error)?;
     if exponent.num_bits() < 2 || !exponent.is_bit_set(0) || exponent.num_bits() > 64 {
         return Err(Error::new(CKR_ATTRIBUTE_VALUE_INVALID, "CKA_PUBLIC_EXPONENT must be odd, 3 or more"));
     }
-    Rsa::generate_with_e(bits as u32, &exponent).map_err(openssl_error)
+    let key = Rsa::generate_with_e(bits as u32, &exponent).map_err(openssl_error)?;
+    describe_public(&key, public);
+    describe(&key, private, secret);
+    Ok(())
 }
 
-/// Puts a key's components into attributes; the private ones only if there is a place for them.
-pub(in crate::units) fn describe(
-    rsa: &Rsa<Private>,
-    clear: &mut Attributes,
-    secret: Option<&mut Attributes>,
-) {
-    clear.set(CKA_MODULUS, rsa.n().to_vec());
-    clear.set(CKA_PUBLIC_EXPONENT, rsa.e().to_vec());
-    let Some(secret) = secret else { return };
+/// Puts a private key's components into attributes.
+pub(super) fn describe(rsa: &Rsa<Private>, clear: &mut Attributes, secret: &mut Attributes) {
+    describe_public(rsa, clear);
     secret.set(CKA_PRIVATE_EXPONENT, rsa.d().to_vec());
     let parts = [
         (CKA_PRIME_1, rsa.p()),
@@ -82,6 +86,11 @@ pub(in crate::units) fn describe(
             secret.set(kind, part.to_vec());
         }
     }
+}
+
+fn describe_public(rsa: &Rsa<Private>, attributes: &mut Attributes) {
+    attributes.set(CKA_MODULUS, rsa.n().to_vec());
+    attributes.set(CKA_PUBLIC_EXPONENT, rsa.e().to_vec());
 }
 
 /// Signs; the data of hashing mechanisms has been hashed before.
@@ -216,26 +225,15 @@ fn check_input(mechanism: &Mechanism, modulus_bytes: usize, data: &[u8]) -> Resu
     if fits { Ok(()) } else { Err(data_len()) }
 }
 
+/// The digest of OAEP or PSS: one that has a mask generation function, too.
 fn md(digest: CK_MECHANISM_TYPE) -> Result<&'static MdRef> {
-    Ok(match digest {
-        CKM_SHA_1 => Md::sha1(),
-        CKM_SHA224 => Md::sha224(),
-        CKM_SHA256 => Md::sha256(),
-        CKM_SHA384 => Md::sha384(),
-        CKM_SHA512 => Md::sha512(),
-        _ => return Err(bad_parameter()),
-    })
+    let family = Family::of(digest).ok().filter(|family| family.has_mgf()).ok_or_else(bad_parameter)?;
+    let function = super::digest::message_digest(family.digest)?;
+    Md::from_nid(function.type_()).ok_or_else(bad_parameter)
 }
 
 fn mgf_md(mgf: CK_RSA_PKCS_MGF_TYPE) -> Result<&'static MdRef> {
-    Ok(match mgf {
-        CKG_MGF1_SHA1 => Md::sha1(),
-        CKG_MGF1_SHA224 => Md::sha224(),
-        CKG_MGF1_SHA256 => Md::sha256(),
-        CKG_MGF1_SHA384 => Md::sha384(),
-        CKG_MGF1_SHA512 => Md::sha512(),
-        _ => return Err(bad_parameter()),
-    })
+    md(Family::of_mgf(mgf).ok_or_else(bad_parameter)?.digest)
 }
 
 fn number(bytes: Option<&[u8]>) -> Result<BigNum> {
@@ -267,6 +265,7 @@ fn bad_parameter() -> Error {
     Error::new(CKR_MECHANISM_PARAM_INVALID, "the parameter does not fit the RSA mechanism")
 }
 
+const DEFAULT_PUBLIC_EXPONENT: [u8; 3] = [1, 0, 1];
 /// The smallest modulus of a key that only verifies.
 const MIN_VERIFYING_BITS: i32 = 512;
 /// The smallest and largest modulus, in bits.

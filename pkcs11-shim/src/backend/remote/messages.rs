@@ -4,11 +4,14 @@ use std::collections::HashMap;
 
 use bytes::Bytes;
 use cryptoki_sys::CKZ_DATA_SPECIFIED;
-use hsm_emulator::units::mechanism::{Mechanism, Parameter};
+use hsm_emulator::units::mechanism::kdf::{Number, Salt, Segment};
+use hsm_emulator::units::mechanism::{Mechanism, OtherKey, Parameter};
 use hsm_emulator::units::{Attributes, KeyBlob, Result};
 use hsm_proto::grep11 as wire;
 use hsm_proto::grep11::attribute_value::OneAttr;
+use hsm_proto::grep11::hkdf_parm::Salt as WireSalt;
 use hsm_proto::grep11::mechanism::Parameter as WireParameter;
+use hsm_proto::grep11::sp800108_segment::Segment as WireSegment;
 use hsm_proto::tokens as proto;
 
 use crate::attribute_kinds::{Representation, representation};
@@ -20,6 +23,42 @@ pub fn mechanism(mechanism: &Mechanism) -> Option<wire::Mechanism> {
     let parameter = match &mechanism.parameter {
         Parameter::None => None,
         Parameter::Bytes(bytes) => Some(WireParameter::ParameterB(copy(bytes))),
+        Parameter::Number(number) => Some(WireParameter::NumberParameter(*number)),
+        Parameter::Key(key) => Some(WireParameter::KeyParameter(other_key(key))),
+        Parameter::Ccm { data_len, nonce, aad, tag_bytes } => {
+            Some(WireParameter::AesccmParameter(wire::AesccmParm {
+                data_byte_count: *data_len,
+                nonce: copy(nonce),
+                aad: copy(aad),
+                tag_byte_count: *tag_bytes,
+            }))
+        }
+        Parameter::Hkdf(hkdf) => Some(WireParameter::HkdfParameter(wire::HkdfParm {
+            extract: hkdf.extract,
+            expand: hkdf.expand,
+            hash_mech: hkdf.digest,
+            info: copy(&hkdf.info),
+            salt: match &hkdf.salt {
+                Salt::Null => None,
+                Salt::Data(bytes) => Some(WireSalt::SaltData(copy(bytes))),
+                Salt::Key(key) => Some(WireSalt::SaltKey(other_key(key))),
+            },
+        })),
+        Parameter::Sp800108(kdf) => Some(WireParameter::Sp800108Parameter(wire::Sp800108Parm {
+            prf: kdf.prf,
+            segments: kdf.segments.iter().map(segment).collect(),
+            iv: copy(&kdf.iv),
+        })),
+        Parameter::Pbkdf2(pbkdf2) => Some(WireParameter::Pbkdf2Parameter(wire::Pbkdf2Parm {
+            prf: pbkdf2.prf,
+            salt: copy(&pbkdf2.salt),
+            iterations: pbkdf2.iterations,
+            password: super::secret(pbkdf2.password.expose_secret()),
+        })),
+        Parameter::SignContext { hedge, context } => {
+            let context = copy(context);
+            Some(WireParameter::SignContextParameter(wire::SignContextParm { hedge: *hedge, context }))
+        }
         Parameter::Gcm { iv, aad, tag_bits } => Some(WireParameter::AesgcmParameter(wire::AesgcmParm {
             iv: copy(iv),
             aad: copy(aad),
@@ -31,12 +70,13 @@ pub fn mechanism(mechanism: &Mechanism) -> Option<wire::Mechanism> {
                 counter_block: copy(counter_block),
             }))
         }
-        Parameter::Oaep { digest, mgf, label } => Some(WireParameter::RsaoaepParameter(wire::RsaoaepParm {
-            hash_mech: *digest,
-            mgf: mask(*mgf),
-            encoding_parm_type: if label.is_empty() { 0 } else { CKZ_DATA_SPECIFIED as i32 },
-            encoding_parm: copy(label),
-        })),
+        Parameter::Oaep { digest, mgf, label } => {
+            Some(WireParameter::RsaoaepParameter(oaep(*digest, *mgf, label)))
+        }
+        Parameter::RsaAes { aes_bits, digest, mgf, label } => {
+            let oaep = Some(oaep(*digest, *mgf, label));
+            Some(WireParameter::RsaaesParameter(wire::RsaaesParm { aes_bits: *aes_bits, oaep }))
+        }
         Parameter::Pss { digest, mgf, salt_len } => Some(WireParameter::RsapssParameter(wire::RsapssParm {
             hash_mech: *digest,
             mgf: mask(*mgf),
@@ -51,6 +91,37 @@ pub fn mechanism(mechanism: &Mechanism) -> Option<wire::Mechanism> {
         }
     };
     Some(wire::Mechanism { mechanism: mechanism.kind, parameter })
+}
+
+/// A key within a parameter. A handle, which is nobody's key on the wire, is refused as an empty blob.
+fn other_key(key: &OtherKey) -> Bytes {
+    match key {
+        OtherKey::Blob(blob) => bytes(blob),
+        OtherKey::Handle(_) => Bytes::new(),
+    }
+}
+
+fn segment(segment: &Segment) -> wire::Sp800108Segment {
+    let number =
+        |number: &Number| wire::Sp800108Number { little_endian: number.little_endian, bits: number.bits };
+    let segment = match segment {
+        Segment::Iteration => WireSegment::Iteration(true),
+        Segment::Counter(counter) => WireSegment::Counter(number(counter)),
+        Segment::Length { whole_blocks: false, number: length } => WireSegment::KeyLength(number(length)),
+        Segment::Length { whole_blocks: true, number: length } => WireSegment::BlocksLength(number(length)),
+        Segment::Bytes(bytes) => WireSegment::Data(Bytes::copy_from_slice(bytes)),
+        Segment::Key(key) => WireSegment::Key(other_key(key)),
+    };
+    wire::Sp800108Segment { segment: Some(segment) }
+}
+
+fn oaep(digest: u64, mgf: u64, label: &[u8]) -> wire::RsaoaepParm {
+    wire::RsaoaepParm {
+        hash_mech: digest,
+        mgf: mask(mgf),
+        encoding_parm_type: if label.is_empty() { 0 } else { CKZ_DATA_SPECIFIED as i32 },
+        encoding_parm: Bytes::copy_from_slice(label),
+    }
 }
 
 /// A template, each value in the representation that its type has.
