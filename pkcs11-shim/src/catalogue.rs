@@ -52,6 +52,17 @@ impl Catalogue {
         objects.put(handle, object);
     }
 
+    /// Enters a new state of an object, under the handle that it has now: a logout may have given it another one.
+    pub fn replace(&mut self, objects: &HandleTable<Object>, handle: CK_OBJECT_HANDLE, changed: Object) {
+        let now = match changed.owner {
+            Owner::Token(id) => self.handles.get(&id).copied(),
+            Owner::Session(_) => Some(handle),
+        };
+        if let Some(now) = now.filter(|now| self.all.contains(now)) {
+            self.insert(objects, now, changed);
+        }
+    }
+
     /// Takes an object out.
     pub fn remove(&mut self, objects: &HandleTable<Object>, handle: CK_OBJECT_HANDLE) {
         self.unindex(objects, handle);
@@ -116,6 +127,12 @@ impl Catalogue {
             .collect()
     }
 
+    /// Is the object, in whatever state, still here?
+    pub fn has(&self, object: &Object) -> bool {
+        let [.., by_unique_id] = &self.indexes;
+        by_unique_id.contains_key(object.unique_id())
+    }
+
     /// Takes in what changed in the keystore.
     fn apply(
         &mut self,
@@ -153,6 +170,23 @@ impl Catalogue {
     /// The handle that an object will have which is about to be stored.
     pub fn expect(&mut self, id: ObjectId, handle: CK_OBJECT_HANDLE) {
         self.handles.insert(id, handle);
+    }
+
+    /// It was stored: the handle that it has. A search may have found it before, and a logout given it a new one.
+    pub fn settle(
+        &mut self,
+        objects: &HandleTable<Object>,
+        id: ObjectId,
+        expected: CK_OBJECT_HANDLE,
+        object: Object,
+    ) -> CK_OBJECT_HANDLE {
+        match self.handles.get(&id) {
+            Some(now) if *now != expected => *now,
+            _ => {
+                self.insert(objects, expected, object);
+                expected
+            }
+        }
     }
 
     /// It was not stored.
@@ -241,4 +275,4 @@ pub fn sealed_matches(backend: &dyn Backend, object: &Object, wanted: &Attribute
 }
 
 /// What applications search by.
-const INDEXED: [CK_ATTRIBUTE_TYPE; 4] = [CKA_LABEL, CKA_ID, CKA_CLASS, CKA_KEY_TYPE];
+const INDEXED: [CK_ATTRIBUTE_TYPE; 5] = [CKA_LABEL, CKA_ID, CKA_CLASS, CKA_KEY_TYPE, CKA_UNIQUE_ID];

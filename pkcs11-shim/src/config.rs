@@ -127,7 +127,8 @@ impl Settings {
     }
 
     fn resolve(loaded_as: Option<&Path>, variable: impl Fn(&str) -> Option<String>) -> Result<Self> {
-        let located = OWN_VARIABLES.iter().any(|name| variable(name).is_some());
+        let says_where = |name: &&str| variable(name).is_some();
+        let located = OWN_VARIABLES.iter().any(|name| says_where(name)) || says_where(&EP11CLIENT_CFG);
         let named = loaded_as.is_some_and(is_softhsm_name);
         if !named && (located || variable(softhsm_conf::VARIABLE).is_none()) {
             let hsm = Config::resolve(variable)?;
@@ -174,7 +175,7 @@ impl Config {
             (None, None) => Ok(None),
         };
         let located = OWN_VARIABLES.iter().any(|name| variable(name).is_some());
-        if let Some(path) = variable("EP11CLIENT_CFG")
+        if let Some(path) = variable(EP11CLIENT_CFG)
             && !located
         {
             return grep11_client::load(Path::new(&path), given_key()?);
@@ -259,6 +260,8 @@ fn bad(message: String) -> Error {
     Error::new(CKR_FUNCTION_FAILED, message)
 }
 
+/// Where IBM's library looks for its configuration file.
+const EP11CLIENT_CFG: &str = "EP11CLIENT_CFG";
 /// Those that say where the HSM is.
 const OWN_VARIABLES: [&str; 3] = ["HSM_PKCS11_CONFIG", "HSM_PKCS11_STATE", "HSM_GRPC_ENDPOINT"];
 

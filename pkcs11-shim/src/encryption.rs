@@ -183,6 +183,11 @@ impl CipherOperation {
         Ok(fitting(room, output))
     }
 
+    /// Does it encrypt by a key stream, which no two texts may share?
+    pub fn is_stream(&self) -> bool {
+        matches!(self.mode, Mode::Counter | Mode::Gathered { .. })
+    }
+
     /// Bytes that wait for the end.
     pub fn gathered_bytes(&self) -> usize {
         match &self.stage {

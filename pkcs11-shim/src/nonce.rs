@@ -38,6 +38,11 @@ impl NonceGenerator {
         let made = match nonce.generator {
             CKG_NO_GENERATE => return Ok(nonce.given.clone()),
             CKG_GENERATE | CKG_GENERATE_RANDOM => {
+                if 8 * len - nonce.fixed_bits < MIN_RANDOM_BITS {
+                    return Err(invalid(
+                        "too few bits of the nonce are left for a random one: 64 are needed",
+                    ));
+                }
                 let mut bytes = vec![0; len];
                 module.backend.random(&mut bytes)?;
                 keep_fixed(bytes, nonce)
@@ -95,6 +100,9 @@ fn at_the_end(len: usize, number: u64) -> Vec<u8> {
     bytes[end..].copy_from_slice(&number.to_be_bytes());
     bytes.split_off(bytes.len() - len)
 }
+
+/// With fewer, two nonces are soon the same, and AES-GCM's key is given away.
+const MIN_RANDOM_BITS: usize = 64;
 
 fn invalid(message: &'static str) -> Error {
     Error::new(CKR_MECHANISM_PARAM_INVALID, message)

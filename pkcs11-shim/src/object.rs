@@ -62,10 +62,13 @@ impl Object {
     /// As [`Object::new`].
     pub fn changed(&self, blob: KeyBlob) -> Result<Self> {
         let mut changed = Self::new(self.slot, self.owner, blob)?;
-        if let Some(unique) = self.attributes.get(CKA_UNIQUE_ID) {
-            changed.attributes.set(CKA_UNIQUE_ID, unique);
-        }
+        changed.attributes.set(CKA_UNIQUE_ID, self.unique_id());
         Ok(changed)
+    }
+
+    /// Its `CKA_UNIQUE_ID`.
+    pub fn unique_id(&self) -> &[u8] {
+        self.attributes.get(CKA_UNIQUE_ID).unwrap_or_default()
     }
 
     /// The session that a session object belongs to.
@@ -174,8 +177,7 @@ impl Destination {
             drop(catalogue);
             return Err(slot.note_void_grant(grant.as_ref(), error));
         }
-        catalogue.insert(&module.objects, handle, object);
-        Ok(handle)
+        Ok(catalogue.settle(&module.objects, id, handle, object))
     }
 }
 
@@ -323,7 +325,7 @@ pub fn set_attribute_value(
                 stored => stored.map_err(|error| slot.note_void_grant(grant.as_ref(), error))?,
             }
         }
-        write(&slot.catalogue).insert(&module.objects, handle, changed);
+        write(&slot.catalogue).replace(&module.objects, handle, changed);
         return Ok(());
     }
 }

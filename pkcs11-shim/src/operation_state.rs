@@ -11,10 +11,10 @@ use hsm_emulator::units::{Error, Result, random};
 
 use crate::digest::DigestOperation;
 use crate::encryption::CipherOperation;
-use crate::handles::lock;
+use crate::handles::{lock, read};
 use crate::module::Module;
 use crate::object::Object;
-use crate::operation::not_initialized;
+use crate::operation::{Operations, not_initialized};
 use crate::output::{Output, Room};
 use crate::session::Session;
 use crate::signing::SignOperation;
@@ -44,9 +44,19 @@ struct State {
 ///
 /// # Errors
 /// `CKR_OPERATION_NOT_INITIALIZED` if there is nothing to save; `CKR_STATE_UNSAVEABLE` for a search or a message-based
-/// operation, for a key that wants a login for each use, and beyond 1 MiB of data that wait for their end.
+/// operation, for a key that wants a login for each use, for encryption by a key stream, and beyond 1 MiB of data that
+/// wait for their end.
 pub fn save(module: &Module, session: &Session, room: Room) -> Result<Output> {
     let operations = session.operations();
+    if operations.find.is_some() || operations.is_recovering_or_messaging() {
+        return Err(unsaveable("a search or a message-based operation can't be saved"));
+    }
+    if operations.encrypt.as_ref().is_some_and(CipherOperation::is_stream) {
+        return Err(unsaveable("restored twice, this encryption would use its key stream twice"));
+    }
+    if gathered_bytes(&operations) > MAX_GATHERED_BYTES {
+        return Err(unsaveable("too much data wait for the operation's end"));
+    }
     let state = State {
         digest: operations.digest.clone(),
         encrypt: operations.encrypt.clone(),
@@ -54,18 +64,12 @@ pub fn save(module: &Module, session: &Session, room: Room) -> Result<Output> {
         sign: operations.sign.clone(),
         verify: operations.verify.clone(),
     };
-    if operations.find.is_some() || operations.is_recovering_or_messaging() {
-        return Err(unsaveable("a search or a message-based operation can't be saved"));
-    }
     drop(operations);
     if state.is_empty() {
         return Err(not_initialized());
     }
     if state.keys().any(Object::wants_login_for_each_use) {
         return Err(unsaveable("the key wants a login for each use"));
-    }
-    if state.gathered_bytes() > MAX_GATHERED_BYTES {
-        return Err(unsaveable("too much data wait for the operation's end"));
     }
     if let Some(answer) = Output::without_bytes(room, NAME_BYTES) {
         return Ok(answer);
@@ -84,7 +88,7 @@ pub fn save(module: &Module, session: &Session, room: Room) -> Result<Output> {
 /// (`CKF_RESTORE_KEY_NOT_NEEDED`).
 ///
 /// # Errors
-/// `CKR_SAVED_STATE_INVALID`, also for a private key whose user is not logged in; `CKR_KEY_CHANGED`, `CKR_KEY_NOT_NEEDED`.
+/// `CKR_SAVED_STATE_INVALID`, also for a private key whose user is not logged in, and for one that is gone; `CKR_KEY_CHANGED`, `CKR_KEY_NOT_NEEDED`.
 pub fn restore(
     module: &Module,
     session: &Session,
@@ -97,13 +101,17 @@ pub fn restore(
         .find(|saved| saved.name == state && saved.slot == session.slot.id)
         .map(|saved| saved.state.clone());
     let state = found.ok_or_else(|| invalid("no state of this token has been saved under this name"))?;
+    // Held until the operations are there: a logout comes before, or ends them.
+    let mut operations = session.operations();
     if state.keys().any(|key| key.private) && !session.slot.user_logged_in() {
         return Err(invalid("the state needs a private key, and the user is not logged in"));
+    }
+    if !state.keys().all(|key| read(&session.slot.catalogue).has(key)) {
+        return Err(invalid("a key of the state is not there any more"));
     }
     let ciphers = [&state.encrypt, &state.decrypt].into_iter().flatten().map(|operation| &*operation.key);
     check_key(module, session, encryption_key, &ciphers.collect::<Vec<_>>())?;
     check_key(module, session, authentication_key, &state.authentication_keys().collect::<Vec<_>>())?;
-    let mut operations = session.operations();
     *operations = Default::default();
     operations.digest = state.digest;
     operations.encrypt = state.encrypt;
@@ -122,7 +130,7 @@ fn check_key(module: &Module, session: &Session, handle: CK_OBJECT_HANDLE, used:
         return Err(Error::new(CKR_KEY_NOT_NEEDED, "the state has no use for this key"));
     }
     let named = module.object(session, handle).ok();
-    if !named.is_some_and(|named| used.iter().any(|key| key.blob == named.blob)) {
+    if !named.is_some_and(|named| used.iter().any(|key| key.unique_id() == named.unique_id())) {
         return Err(Error::new(CKR_KEY_CHANGED, "the state has been saved with another key"));
     }
     Ok(())
@@ -142,14 +150,21 @@ impl State {
         let ciphers = [&self.encrypt, &self.decrypt].into_iter().flatten().map(|operation| &*operation.key);
         ciphers.chain(self.authentication_keys())
     }
+}
 
-    fn gathered_bytes(&self) -> usize {
-        let ciphers =
-            [&self.encrypt, &self.decrypt].into_iter().flatten().map(CipherOperation::gathered_bytes);
-        let sign = self.sign.as_ref().map_or(0, |operation| operation.message.gathered_bytes());
-        let verify = self.verify.as_ref().map_or(0, |operation| operation.message.gathered_bytes());
-        ciphers.sum::<usize>() + sign + verify
+impl SavedOperations {
+    /// Forgets what was saved of a token.
+    pub fn forget(&self, slot: CK_SLOT_ID) {
+        lock(&self.0).retain(|saved| saved.slot != slot);
     }
+}
+
+fn gathered_bytes(operations: &Operations) -> usize {
+    let ciphers = [&operations.encrypt, &operations.decrypt];
+    let ciphers = ciphers.into_iter().flatten().map(CipherOperation::gathered_bytes);
+    let sign = operations.sign.as_ref().map_or(0, |operation| operation.message.gathered_bytes());
+    let verify = operations.verify.as_ref().map_or(0, |operation| operation.message.gathered_bytes());
+    ciphers.sum::<usize>() + sign + verify
 }
 
 fn invalid(message: &'static str) -> Error {

@@ -137,9 +137,12 @@ pub fn close_session(module: &Module, handle: CK_SESSION_HANDLE) -> Result<()> {
     usage.sessions -= 1;
     usage.rw_sessions -= CK_ULONG::from(session.rw);
     if usage.sessions == 0 && !matches!(std::mem::take(&mut usage.login), Login::Public) {
-        // As by a logout.
         drop(usage);
-        write(&session.slot.catalogue).renew_private(&module.objects);
+        // As by a logout, unless somebody has logged in since.
+        let mut catalogue = write(&session.slot.catalogue);
+        if matches!(read(&session.slot.usage).login, Login::Public) {
+            catalogue.renew_private(&module.objects);
+        }
     }
     Ok(())
 }
@@ -202,15 +205,13 @@ pub fn login(module: &Module, session: &Session, user_type: CK_USER_TYPE, pin: &
 /// # Errors
 /// `CKR_USER_NOT_LOGGED_IN`.
 pub fn logout(module: &Module, session: &Session) -> Result<()> {
-    {
-        let mut usage = write(&session.slot.usage);
-        if matches!(usage.login, Login::Public) {
-            return Err(Error::new(CKR_USER_NOT_LOGGED_IN, "nobody is logged in"));
-        }
-        usage.login = Login::Public;
-    }
-    // With the catalogue held: who saw the login has entered the object by now.
+    // With the catalogue held: who saw the login has entered the object by now, and who logs in next finds the new handles.
     let mut catalogue = write(&session.slot.catalogue);
+    let mut usage = write(&session.slot.usage);
+    if matches!(usage.login, Login::Public) {
+        return Err(Error::new(CKR_USER_NOT_LOGGED_IN, "nobody is logged in"));
+    }
+    usage.login = Login::Public;
     let private =
         module.objects.matching(|o| o.slot == session.slot.id && o.private && o.session().is_some());
     for (handle, object) in private {
@@ -220,6 +221,7 @@ pub fn logout(module: &Module, session: &Session) -> Result<()> {
         }
     }
     catalogue.renew_private(&module.objects);
+    drop(usage);
     drop(catalogue);
     for (_, other) in module.sessions.matching(|other| other.slot.id == session.slot.id) {
         other.operations().end_all_with_private_keys();

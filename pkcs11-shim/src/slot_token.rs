@@ -267,7 +267,11 @@ pub fn init_token(module: &Module, id: CK_SLOT_ID, so_pin: &[u8], label: &[u8; 3
     match slot.serial.get() {
         Some(serial) => {
             module.backend.init_token(Some(serial), so_pin, label)?;
+            module.saved_operations.forget(slot.id);
+            // Whoever has the catalogue may want to know who is logged in: it comes before the usage.
+            drop(usage);
             write(&slot.catalogue).forget_all(&module.objects);
+            return Ok(());
         }
         None => {
             check_new_pin(so_pin)?;

@@ -137,16 +137,12 @@ pub async fn serve(options: Options, stop: impl Future<Output = ()> + Send + 'st
     let tcp = builder()
         .add_routes(Routes::from(app.clone()))
         .serve_with_incoming_shutdown(connections(listener), closed(stopped.clone()));
+    let mut tls_address = None;
     let with_tls = match &options.tls {
         Some(tls) => {
             let config = tls.config(&options.state)?;
             let listener = TcpListener::bind(tls.listen).await.map_err(|e| format!("{}: {e}", tls.listen))?;
-            let address = listener.local_addr()?;
-            durable_file::replace(
-                &options.state.join(tls::ENDPOINT),
-                format!("https://{address}\n").as_bytes(),
-            )?;
-            tracing::info!(%address, "serving by TLS");
+            tls_address = Some(listener.local_addr()?);
             let server = builder().tls_config(config)?.add_routes(Routes::from(app.clone()));
             Some(server.serve_with_incoming_shutdown(connections(listener), closed(stopped.clone())))
         }
@@ -172,6 +168,10 @@ pub async fn serve(options: Options, stop: impl Future<Output = ()> + Send + 'st
     };
     let endpoint = options.state.join(ENDPOINT);
     durable_file::replace(&endpoint, format!("http://{address}\n").as_bytes())?;
+    if let Some(address) = tls_address {
+        durable_file::replace(&options.state.join(tls::ENDPOINT), format!("https://{address}\n").as_bytes())?;
+        tracing::info!(%address, "serving by TLS");
+    }
     tracing::info!(
         %address,
         instance = region.identity().instance,

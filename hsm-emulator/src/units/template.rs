@@ -41,6 +41,8 @@ enum Fallback {
     No,
     Yes,
     Empty,
+    /// The number 0.
+    Zero,
     /// Required, computed, or simply absent.
     Absent,
 }
@@ -105,6 +107,8 @@ const STORAGE: &[Row] = &[
     row(CKA_COPYABLE, K::Bool, F::Yes, G::Always, C::ToFalse),
     row(CKA_DESTROYABLE, K::Bool, F::Yes, G::Always, C::Copy),
     row(CKA_LABEL, K::Bytes, F::Empty, G::Always, C::Always),
+    // The library adds it: it is of the token's object, not of the sealed one.
+    row(CKA_UNIQUE_ID, K::Bytes, F::Absent, G::Never, C::Never),
 ];
 
 const DATA: &[Row] = &[
@@ -116,7 +120,8 @@ const DATA: &[Row] = &[
 const CERTIFICATE: &[Row] = &[
     row(CKA_CERTIFICATE_TYPE, K::Ulong, F::Absent, G::Always, C::Never),
     row(CKA_TRUSTED, K::Bool, F::No, G::OnlyFalse, C::Never),
-    row(CKA_CERTIFICATE_CATEGORY, K::Ulong, F::Absent, G::Always, C::Never),
+    row(CKA_CERTIFICATE_CATEGORY, K::Ulong, F::Zero, G::Always, C::Never),
+    row(CKA_JAVA_MIDP_SECURITY_DOMAIN, K::Ulong, F::Zero, G::Always, C::Never),
     row(CKA_CHECK_VALUE, K::Bytes, F::Absent, G::Always, C::Never),
     row(CKA_START_DATE, K::Date, F::Empty, G::Always, C::Always),
     row(CKA_END_DATE, K::Date, F::Empty, G::Always, C::Always),
@@ -351,6 +356,7 @@ impl Class {
                 F::No => bool(false),
                 F::Yes => bool(true),
                 F::Empty => Some(Vec::new()),
+                F::Zero => Some(0_u64.to_le_bytes().to_vec()),
                 F::Absent => None,
             },
         }

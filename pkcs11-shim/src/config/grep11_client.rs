@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::net::Ipv6Addr;
 use std::path::{Path, PathBuf};
 
 use hsm_emulator::units::Result;
@@ -26,7 +27,7 @@ struct Token {
     users: BTreeMap<u64, User>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, PartialEq, Eq)]
 struct Connection {
     address: String,
     port: Port,
@@ -35,14 +36,14 @@ struct Connection {
 }
 
 /// A string in IBM's samples.
-#[derive(Deserialize)]
+#[derive(Deserialize, PartialEq, Eq)]
 #[serde(untagged)]
 enum Port {
     Number(u16),
     Text(String),
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, PartialEq, Eq)]
 #[serde(default)]
 struct TlsKeys {
     enabled: bool,
@@ -68,7 +69,7 @@ struct IamAuth {
     apikey: Option<Zeroizing<String>>,
 }
 
-/// Reads the file. `api_key` wins over the key that the file has, which is the anonymous user's.
+/// Reads the file. `api_key` wins over the key that the file has: the anonymous user's, else another's.
 ///
 /// # Errors
 /// `CKR_FUNCTION_FAILED` with the reason.
@@ -80,14 +81,12 @@ pub fn load(path: &Path, api_key: Option<ApiKey>) -> Result<Config> {
         fault("is no grep11client.yaml: it wants tokens, each with a grep11connection".into())
     })?;
     let mut tokens = file.tokens.into_values();
-    let token = tokens.next().ok_or_else(|| fault("has no token".into()))?;
-    let Connection { address, port, tls } = token.grep11connection;
-    let same = |other: Token| {
-        other.grep11connection.address == address && other.grep11connection.port.text() == port.text()
-    };
-    if !tokens.all(same) {
-        return Err(fault("has tokens with several addresses; this library connects to one HSM".into()));
+    let mut token = tokens.next().ok_or_else(|| fault("has no token".into()))?;
+    if !tokens.all(|other| other.grep11connection == token.grep11connection) {
+        return Err(fault("has tokens with several connections; this library connects to one HSM".into()));
     }
+    let Connection { address, port, tls } = token.grep11connection;
+    let address = if address.parse::<Ipv6Addr>().is_ok() { format!("[{address}]") } else { address };
     let scheme = if tls.enabled { "https" } else { "http" };
     let endpoint = Endpoint::parse(&format!("{scheme}://{address}:{}", port.text()))?;
     let files = TlsFiles {
@@ -95,7 +94,8 @@ pub fn load(path: &Path, api_key: Option<ApiKey>) -> Result<Config> {
         certificate: given(tls.certfile).filter(|_| tls.mutual),
         key: given(tls.keyfile).filter(|_| tls.mutual),
     };
-    let keys = token.users.into_values().filter_map(|user| user.iamauth?.apikey);
+    let anonymous = token.users.remove(&ANONYMOUS);
+    let keys = anonymous.into_iter().chain(token.users.into_values()).filter_map(|user| user.iamauth?.apikey);
     let key = keys.into_iter().find(|key| !key.is_empty()).map(ApiKey);
     let api_key = api_key.or(key).ok_or_else(|| {
         fault(
@@ -105,6 +105,9 @@ pub fn load(path: &Path, api_key: Option<ApiKey>) -> Result<Config> {
     })?;
     Ok(Config::Remote { endpoints: vec![endpoint], api_key, tls: files.read()? })
 }
+
+/// The number of the anonymous user, the only one whose key IBM's samples keep in the file.
+const ANONYMOUS: u64 = 2;
 
 /// Empty is as good as absent.
 fn given(path: Option<PathBuf>) -> Option<PathBuf> {

@@ -201,6 +201,10 @@ exports! {
 /// The mechanism with the nonce that is made for this call, if one is.
 fn with_nonce(module: &Module, mut mechanism: Mechanism, nonce: Option<&Nonce<'_>>) -> Result<Mechanism> {
     if let (Parameter::Gcm { iv, .. }, Some(nonce)) = (&mut mechanism.parameter, nonce) {
+        if let CKG_GENERATE_COUNTER | CKG_GENERATE_COUNTER_XOR = nonce.generator {
+            let message = "one call counts nothing: its nonce is given, or random";
+            return Err(Error::new(CKR_MECHANISM_PARAM_INVALID, message));
+        }
         *iv = NonceGenerator::default().next(module, nonce)?;
     }
     Ok(mechanism)

@@ -111,7 +111,7 @@ macro_rules! exports {
                 let trace = trace::begin();
                 let outcome = exports!(@$kind caller, $call, $body);
                 if let Some(trace) = trace {
-                    let arguments = [$((stringify!($argument), $argument.shown(&caller))),*];
+                    let arguments = [$((stringify!($argument), $argument.shown(&caller, stringify!($argument), outcome.is_ok()))),*];
                     trace.end(stringify!($name), &arguments, &outcome);
                 }
                 code(outcome)

@@ -67,14 +67,14 @@ exports! {
     /// Section 5.5.
     initialized fn C_SetPIN(
         session: CK_SESSION_HANDLE,
-        old: Bytes,
-        old_len: CK_ULONG,
-        new: Bytes,
-        new_len: CK_ULONG,
+        old_pin: Bytes,
+        old_pin_len: CK_ULONG,
+        new_pin: Bytes,
+        new_pin_len: CK_ULONG,
     ) |call| {
         let session = call.session(session)?;
-        let old = call.caller.slice(non_null(old)?, old_len)?;
-        let new = call.caller.slice(non_null(new)?, new_len)?;
+        let old = call.caller.slice(non_null(old_pin)?, old_pin_len)?;
+        let new = call.caller.slice(non_null(new_pin)?, new_pin_len)?;
         slot_token::set_pin(call.module, &session, old, new)
     };
 }

@@ -128,9 +128,14 @@ pub(in crate::units) fn complete_parameters(attributes: &mut Attributes) -> Resu
 
 /// Checks a public key that comes from outside, and adds what follows from it.
 pub(in crate::units) fn complete_public(attributes: &mut Attributes) -> Result<()> {
+    if attributes.ulong(CKA_KEY_TYPE) == Some(CKK_RSA) {
+        // Of any size: keys that are too small or too large are kept, and refused when somebody uses them.
+        let bits = rsa::modulus_bits(attributes)?;
+        attributes.set_ulong(CKA_MODULUS_BITS, bits);
+        return Ok(());
+    }
     let key = public_key(attributes)?;
     match attributes.ulong(CKA_KEY_TYPE) {
-        Some(CKK_RSA) => attributes.set_ulong(CKA_MODULUS_BITS, key.bits().into()),
         Some(CKK_EC_EDWARDS | CKK_EC_MONTGOMERY) => raw_curve::describe_public(&key, attributes)?,
         Some(CKK_EC) => {
             let group = ec::group(attributes)?;

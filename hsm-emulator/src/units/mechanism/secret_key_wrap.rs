@@ -69,8 +69,13 @@ pub(in crate::units) fn unwrap(
     let invalid = || Error::new(CKR_WRAPPED_KEY_INVALID, "the wrapped key does not unwrap with this key");
     let mut out = Zeroizing::new(vec![0; wrapped.len()]);
     let len = match mechanism.kind {
-        CKM_AES_KEY_WRAP | CKM_AES_KEY_WRAP_PAD | CKM_AES_KEY_WRAP_KWP if wrapped.len() < 16 => {
-            return Err(Error::new(CKR_WRAPPED_KEY_LEN_RANGE, "a wrapped key has 16 bytes or more"));
+        CKM_AES_KEY_WRAP | CKM_AES_KEY_WRAP_PAD | CKM_AES_KEY_WRAP_KWP
+            if wrapped.len() < shortest(mechanism.kind) || !wrapped.len().is_multiple_of(8) =>
+        {
+            return Err(Error::new(
+                CKR_WRAPPED_KEY_LEN_RANGE,
+                "a wrapped key has 24 bytes or more (with padding, 16), in multiples of 8",
+            ));
         }
         CKM_AES_KEY_WRAP => {
             no_parameter(mechanism)?;
@@ -90,13 +95,21 @@ pub(in crate::units) fn unwrap(
         }
         CKM_AES_CBC | CKM_AES_CBC_PAD | CKM_AES_ECB | CKM_AES_GCM | CKM_DES3_CBC | CKM_DES3_CBC_PAD
         | CKM_DES3_ECB => {
-            return cipher::decrypt(mechanism, key_type, kek, wrapped).map_err(|_| invalid());
+            return cipher::decrypt(mechanism, key_type, kek, wrapped).map_err(|error| match error.code {
+                CKR_ENCRYPTED_DATA_LEN_RANGE => Error::new(CKR_WRAPPED_KEY_LEN_RANGE, error.message),
+                _ => invalid(),
+            });
         }
         _ => return Err(not_for(mechanism, "unwrapping with a secret key")),
     }
     .map_err(|_| invalid())?;
     out.truncate(len);
     Ok(out)
+}
+
+/// The length of the smallest wrapped key.
+fn shortest(kind: CK_MECHANISM_TYPE) -> usize {
+    if kind == CKM_AES_KEY_WRAP { 24 } else { 16 }
 }
 
 fn kw<C: aes_kw::cipher::BlockCipherEncrypt + KeyInit>(kek: &[u8]) -> Result<AesKw<C>>

@@ -38,7 +38,8 @@ pub struct Connections {
     id: u64,
     regions: Regions,
     authorization: MetadataValue<Ascii>,
-    tls: ClientTlsConfig,
+    /// By region, with what TLS needs.
+    endpoints: Vec<TonicEndpoint>,
     threads: Mutex<Vec<Weak<Place>>>,
 }
 
@@ -76,7 +77,7 @@ impl Connections {
     /// None is open yet.
     ///
     /// # Errors
-    /// `CKR_FUNCTION_FAILED` if the API key can't be sent.
+    /// `CKR_FUNCTION_FAILED` if the API key can't be sent, or a certificate can't be read.
     pub fn new(endpoints: &[Endpoint], api_key: &ApiKey, tls: &Tls) -> Result<Self> {
         let bearer = Zeroizing::new(format!("Bearer {}", api_key.expose_secret()));
         let mut authorization = MetadataValue::try_from(bearer.as_str())
@@ -84,7 +85,8 @@ impl Connections {
         authorization.set_sensitive(true);
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
         let regions = Regions::new(endpoints);
-        Ok(Self { id, regions, authorization, tls: client_tls(tls), threads: Mutex::default() })
+        let endpoints = endpoints.iter().map(|endpoint| prepared(endpoint, tls)).collect::<Result<_>>()?;
+        Ok(Self { id, regions, authorization, endpoints, threads: Mutex::default() })
     }
 
     /// Sends a request on this thread's stream and waits for its answer. A broken stream is replaced once.
@@ -230,8 +232,14 @@ impl Connections {
     }
 
     fn open(&self, region: usize) -> Result<Connection> {
-        let patience = if self.regions.are_several() { PATIENCE } else { CONNECT_TIMEOUT };
-        Connection::open(region, self.regions.endpoint(region), &self.tls, &self.authorization, patience)
+        let endpoint = self.regions.endpoint(region);
+        let patience = match endpoint {
+            _ if !self.regions.are_several() => CONNECT_TIMEOUT,
+            Endpoint::Tls(_) => TLS_PATIENCE,
+            Endpoint::Tcp(_) | Endpoint::Unix(_) => PATIENCE,
+        };
+        let connecting = channel(endpoint, self.endpoints[region].clone());
+        Connection::open(region, connecting, &self.authorization, patience)
     }
 
     /// Waits for the answer; whenever it does not come for a while, looks whether its region is alive, if there is
@@ -305,8 +313,7 @@ impl Drop for Connections {
 impl Connection {
     fn open(
         region: usize,
-        endpoint: &Endpoint,
-        tls: &ClientTlsConfig,
+        channel: impl Future<Output = Result<Channel>>,
         authorization: &MetadataValue<Ascii>,
         patience: Duration,
     ) -> Result<Self> {
@@ -315,7 +322,7 @@ impl Connection {
             .build()
             .map_err(|e| unreachable_hsm(&format!("no runtime: {e}")))?;
         let connecting = async {
-            let channel = channel(endpoint, tls).await?;
+            let channel = channel.await?;
             let (requests, outgoing) = mpsc::unbounded_channel();
             let mut opening = tonic::Request::new(UnboundedReceiverStream::new(outgoing));
             opening.metadata_mut().insert("authorization", authorization.clone());
@@ -328,10 +335,19 @@ impl Connection {
                 .into_inner();
             Ok((requests, answers))
         };
-        let (requests, answers) = runtime
+        let connected = runtime
             .block_on(timeout(patience, connecting))
-            .unwrap_or_else(|| Err(unreachable_hsm("connecting took too long")))?;
-        Ok(Self { process: fork::adopt(), region, open: Some(Open { requests, answers, runtime }) })
+            .unwrap_or_else(|| Err(unreachable_hsm("connecting took too long")));
+        match connected {
+            Ok((requests, answers)) => {
+                Ok(Self { process: fork::adopt(), region, open: Some(Open { requests, answers, runtime }) })
+            }
+            Err(error) => {
+                // A name that is being looked up in vain is not waited for.
+                runtime.shutdown_background();
+                Err(error)
+            }
+        }
     }
 
     fn send(&mut self, request: Request) -> Result<(), Broken> {
@@ -362,7 +378,12 @@ impl Drop for Connection {
         }
         let _quiet = NoBrokenPipe::new();
         // At the end of a thread, the runtime's own thread-local state may be gone already: never unwind.
-        let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(open)));
+        let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            if let Some(Open { requests, answers, runtime }) = open {
+                drop((requests, answers));
+                runtime.shutdown_background();
+            }
+        }));
     }
 }
 
@@ -394,6 +415,29 @@ impl Broken {
     }
 }
 
+/// An endpoint with all that is known before it is connected to.
+fn prepared(endpoint: &Endpoint, tls: &Tls) -> Result<TonicEndpoint> {
+    let (uri, tls) = match endpoint {
+        Endpoint::Tcp(uri) => (uri.as_str(), None),
+        Endpoint::Tls(uri) => (uri.as_str(), Some(client_tls(tls))),
+        // The name is sent as authority; nobody resolves it.
+        Endpoint::Unix(_) => ("http://localhost", None),
+    };
+    let wrong = |e: tonic::transport::Error| {
+        Error::new(CKR_FUNCTION_FAILED, format!("endpoint {uri:?} can't be used: {}", reason(&e)))
+    };
+    let endpoint = TonicEndpoint::from_shared(uri.to_owned())
+        .map_err(wrong)?
+        .connect_timeout(CONNECT_TIMEOUT)
+        .tcp_nodelay(true)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(2 * STREAM_WINDOW_BYTES);
+    match tls {
+        Some(tls) => endpoint.tls_config(tls).map_err(wrong),
+        None => Ok(endpoint),
+    }
+}
+
 fn client_tls(tls: &Tls) -> ClientTlsConfig {
     let config = match &tls.authority {
         Some(authority) => ClientTlsConfig::new().ca_certificate(Certificate::from_pem(authority)),
@@ -405,43 +449,30 @@ fn client_tls(tls: &Tls) -> ClientTlsConfig {
     }
 }
 
-async fn channel(endpoint: &Endpoint, tls: &ClientTlsConfig) -> Result<Channel> {
-    // The cause says which certificate is not trusted; the error itself only that there was one.
-    let failed = |e: tonic::transport::Error| {
-        let mut reason = e.to_string();
-        let mut cause = e.source();
-        while let Some(inner) = cause {
-            reason = format!("{reason}: {inner}");
-            cause = inner.source();
-        }
-        unreachable_hsm(&reason)
-    };
-    let tuned = |endpoint: TonicEndpoint| {
-        endpoint
-            .connect_timeout(CONNECT_TIMEOUT)
-            .tcp_nodelay(true)
-            .initial_stream_window_size(STREAM_WINDOW_BYTES)
-            .initial_connection_window_size(2 * STREAM_WINDOW_BYTES)
-    };
-    match endpoint {
-        Endpoint::Tcp(uri) => {
-            tuned(TonicEndpoint::from_shared(uri.clone()).map_err(failed)?).connect().await.map_err(failed)
-        }
-        Endpoint::Tls(uri) => {
-            let endpoint = tuned(TonicEndpoint::from_shared(uri.clone()).map_err(failed)?);
-            endpoint.tls_config(tls.clone()).map_err(failed)?.connect().await.map_err(failed)
-        }
+async fn channel(endpoint: &Endpoint, prepared: TonicEndpoint) -> Result<Channel> {
+    let connected = match endpoint {
+        Endpoint::Tcp(_) | Endpoint::Tls(_) => prepared.connect().await,
         Endpoint::Unix(path) => {
             let path = path.clone();
             let connector = tower::service_fn(move |_| {
                 let path = path.clone();
                 async move { UnixStream::connect(path).await.map(TokioIo::new) }
             });
-            // The name is sent as authority; nobody resolves it.
-            let endpoint = TonicEndpoint::from_static("http://localhost");
-            tuned(endpoint).connect_with_connector(connector).await.map_err(failed)
+            prepared.connect_with_connector(connector).await
         }
+    };
+    connected.map_err(|e| unreachable_hsm(&reason(&e)))
+}
+
+/// The error with its causes, which say for instance which certificate is not trusted.
+fn reason(error: &tonic::transport::Error) -> String {
+    let mut reason = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        reason = format!("{reason}: {inner}");
+        cause = inner.source();
     }
+    reason
 }
 
 async fn timeout<F: Future>(limit: Duration, future: F) -> Option<F::Output> {
@@ -466,6 +497,8 @@ thread_local! {
 
 static NEXT: AtomicU64 = AtomicU64::new(0);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// As [`PATIENCE`], for the several journeys that connecting by TLS takes.
+const TLS_PATIENCE: Duration = Duration::from_millis(1200);
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// An RSA key of 8192 bits takes many seconds to find.
 const KEY_PAIR_TIMEOUT: Duration = Duration::from_secs(120);
