@@ -15,7 +15,7 @@ fn bytes(digits: &str) -> Vec<u8> {
 /// SP 800-38A, F.3.7 (18 bytes), F.3.13 and F.4.1.
 #[test]
 fn key_streams_are_the_published_ones() {
-    let session = RawSession::new("ofb and cfb");
+    let session = RawSession::new();
     let key = session.secret(CKK_AES, &bytes(KEY));
     let iv = bytes(IV);
     for (kind, len, expected) in [
@@ -40,7 +40,7 @@ fn key_streams_are_the_published_ones() {
 /// The addendum to SP 800-38A: CBC for whole blocks; else the last two blocks share the last bytes.
 #[test]
 fn ciphertext_stealing_adds_nothing() {
-    let session = RawSession::new("cts");
+    let session = RawSession::new();
     let key = session.secret(CKK_AES, &bytes(KEY));
     let (iv, plain) = (bytes(IV), bytes(PLAIN));
     let (cts, cbc) = (Mechanism::bytes(CKM_AES_CTS, &iv), Mechanism::bytes(CKM_AES_CBC, &iv));
@@ -72,7 +72,7 @@ fn ccm(nonce: &[u8], aad: &[u8], data_len: usize, mac_len: CK_ULONG) -> CK_CCM_P
 /// SP 800-38C, examples 1 and 2.
 #[test]
 fn ccm_gives_the_published_ciphertext_and_detects_changes() {
-    let session = RawSession::new("ccm");
+    let session = RawSession::new();
     let key = session.secret(CKK_AES, &(0x40..=0x4f).collect::<Vec<u8>>());
     let plain: Vec<u8> = (0x20..=0x37).collect();
     let nonce: Vec<u8> = (0x10..=0x1b).collect();
@@ -113,7 +113,7 @@ fn ccm_gives_the_published_ciphertext_and_detects_changes() {
 /// IEEE 1619, vector 15.
 #[test]
 fn xts_gives_the_published_ciphertext() {
-    let session = RawSession::new("xts");
+    let session = RawSession::new();
     let value = bytes("fffefdfcfbfaf9f8f7f6f5f4f3f2f1f0bfbebdbcbbbab9b8b7b6b5b4b3b2b1b0");
     let key = session.secret(CKK_AES_XTS, &value);
     let tweak = bytes("9a785634120000000000000000000000");
@@ -137,7 +137,7 @@ fn xts_gives_the_published_ciphertext() {
 /// RFC 8439, section 2.8.2.
 #[test]
 fn chacha20_poly1305_gives_the_published_ciphertext() {
-    let session = RawSession::new("chacha20");
+    let session = RawSession::new();
     let key = session.secret(CKK_CHACHA20, &(0x80..=0x9f).collect::<Vec<u8>>());
     let (mut nonce, mut aad) = (bytes("070000004041424344454647"), bytes("50515253c0c1c2c3c4c5c6c7"));
     let parameter = CK_SALSA20_CHACHA20_POLY1305_PARAMS {
@@ -174,7 +174,7 @@ fn chacha20_poly1305_gives_the_published_ciphertext() {
 /// The tag of GCM over nothing but additional data: the GCM specification's test case 1 for no data at all.
 #[test]
 fn gmac_is_gcm_without_a_plaintext() {
-    let session = RawSession::new("gmac");
+    let session = RawSession::new();
     let key = session.secret(CKK_AES, &[0; 16]);
     let gmac = Mechanism::bytes(CKM_AES_GMAC, &[0; 12]);
     assert_eq!(hex::encode(session.sign(gmac, key, &[]).unwrap()), "58e2fccefa7e3061367f1d57a4e7455a");
@@ -196,7 +196,7 @@ fn gmac_is_gcm_without_a_plaintext() {
 
 #[test]
 fn macs_have_the_length_that_is_asked_for() {
-    let session = RawSession::new("general macs");
+    let session = RawSession::new();
     let key = session.secret(CKK_AES, &bytes(KEY));
     for (full, general) in [(CKM_AES_CMAC, CKM_AES_CMAC_GENERAL), (CKM_AES_MAC, CKM_AES_MAC_GENERAL)] {
         let whole = session.sign(Mechanism::plain(full), key, b"data").unwrap();

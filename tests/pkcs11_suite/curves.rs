@@ -41,7 +41,7 @@ fn montgomery_key(session: &RawSession, params: &[u8], value: &str) -> CK_OBJECT
 /// RFC 7748, sections 6.1 and 6.2.
 #[test]
 fn montgomery_curves_give_the_published_secrets() {
-    let session = RawSession::new("montgomery vectors");
+    let session = RawSession::new();
     let cases = [
         (
             X25519,
@@ -86,7 +86,7 @@ fn montgomery_curves_give_the_published_secrets() {
 
 #[test]
 fn montgomery_keys_agree_and_do_not_sign() {
-    let session = RawSession::new("montgomery");
+    let session = RawSession::new();
     for params in X25519.into_iter().chain(X448) {
         let pair = || {
             let generator = Mechanism::plain(CKM_EC_MONTGOMERY_KEY_PAIR_GEN);
@@ -106,7 +106,7 @@ fn montgomery_keys_agree_and_do_not_sign() {
 
 #[test]
 fn agreement_with_cofactor_is_the_same_on_prime_curves() {
-    let session = RawSession::new("cofactor");
+    let session = RawSession::new();
     for params in [P256, P384] {
         let generator = Mechanism::plain(CKM_EC_KEY_PAIR_GEN);
         let (public, private) =

@@ -37,7 +37,7 @@ fn hkdf(extract: bool, expand: bool, salt: &[u8], info: &[u8]) -> CK_HKDF_PARAMS
 /// RFC 5869, appendices A.1 and A.3.
 #[test]
 fn hkdf_gives_the_published_keys() {
-    let session = RawSession::new("hkdf");
+    let session = RawSession::new();
     let base = session.secret(CKK_HKDF, &[0x0b; 22]);
     let salt: Vec<u8> = (0..=0x0c).collect();
     let info: Vec<u8> = (0xf0..=0xf9).collect();
@@ -103,7 +103,7 @@ fn sp800_108(prf: CK_MECHANISM_TYPE, parts: &mut [CK_PRF_DATA_PARAM]) -> CK_SP80
 /// Each mode against the same put together of MACs (SP 800-108r1, sections 4.1 to 4.3).
 #[test]
 fn sp800_108_is_what_its_macs_say() {
-    let session = RawSession::new("sp 800-108");
+    let session = RawSession::new();
     let base = session.secret(CKK_GENERIC_SECRET, b"a key derivation key");
     let hmac = |data: &[u8]| session.sign(Mechanism::plain(CKM_SHA256_HMAC), base, data).unwrap();
     let counter = CK_SP800_108_COUNTER_FORMAT { bLittleEndian: 0, ulWidthInBits: 32 };
@@ -176,7 +176,7 @@ fn sp800_108_is_what_its_macs_say() {
 /// RFC 6070, the second and the fifth test.
 #[test]
 fn keys_come_from_passwords() {
-    let session = RawSession::new("pbkdf2");
+    let session = RawSession::new();
     let parameter = |password: &[u8], salt: &[u8], iterations| CK_PKCS5_PBKD2_PARAMS2 {
         saltSource: CKZ_SALT_SPECIFIED,
         pSaltSourceData: salt.as_ptr().cast_mut().cast(),
@@ -201,6 +201,7 @@ fn keys_come_from_passwords() {
     for wrong in [
         parameter(b"password", b"salt", 0),
         parameter(b"password", b"salt", CK_ULONG::MAX),
+        parameter(b"password", b"salt", 10_000_001),
         CK_PKCS5_PBKD2_PARAMS2 { prf: 99, ..parameter(b"password", b"salt", 1) },
         CK_PKCS5_PBKD2_PARAMS2 { saltSource: 0, ..parameter(b"password", b"salt", 1) },
     ] {
@@ -214,7 +215,7 @@ fn text(data: &[u8]) -> CK_KEY_DERIVATION_STRING_DATA {
 
 #[test]
 fn bits_of_keys_are_joined_combined_and_cut_out() {
-    let session = RawSession::new("bits");
+    let session = RawSession::new();
     let base = session.secret(CKK_GENERIC_SECRET, &[0x32, 0x9f, 0x84, 0xa9]);
     let data = text(&[0x01, 0x02]);
     let case = |kind, len| derive(&session, Mechanism::with(kind, &data), base, len);
@@ -242,7 +243,7 @@ fn bits_of_keys_are_joined_combined_and_cut_out() {
 /// Or anybody could read a sensitive key by deriving one that is not.
 #[test]
 fn what_is_made_of_a_keys_bits_is_as_sensitive() {
-    let session = RawSession::new("sensitive bits");
+    let session = RawSession::new();
     let template = [(CKA_VALUE_LEN, &ulong(16)[..]), (CKA_DERIVE, TRUE)];
     let base = session.generate_key(Mechanism::plain(CKM_GENERIC_SECRET_KEY_GEN), &template).unwrap();
     let open = session.secret(CKK_GENERIC_SECRET, &[1; 16]);

@@ -9,7 +9,7 @@ const KEY: &str = "0123456789abcdef23456789abcdef01456789abcdef0123";
 /// SP 800-67, appendix B.
 #[test]
 fn des3_gives_the_published_ciphertext() {
-    let session = RawSession::new("des3 vector");
+    let session = RawSession::new();
     let key = session.secret(CKK_DES3, &hex::decode(KEY).unwrap());
     let ecb = Mechanism::plain(CKM_DES3_ECB);
     let expected = "a826fd8ce53b855fcce21c8112256fe668d5c05dd9b6b900";
@@ -26,7 +26,7 @@ fn des3_gives_the_published_ciphertext() {
 
 #[test]
 fn des_in_parts_gives_the_same_as_the_whole() {
-    let session = RawSession::new("des parts");
+    let session = RawSession::new();
     let iv = [7; 8];
     for generator in [CKM_DES2_KEY_GEN, CKM_DES3_KEY_GEN] {
         let key = session.generate_key(Mechanism::plain(generator), &[]).unwrap();
@@ -51,7 +51,7 @@ fn des_in_parts_gives_the_same_as_the_whole() {
 
 #[test]
 fn des_keys_have_odd_parity() {
-    let session = RawSession::new("des parity");
+    let session = RawSession::new();
     let odd = |key: &[u8]| key.iter().all(|byte| byte.count_ones() % 2 == 1);
     for (generator, bytes) in [(CKM_DES2_KEY_GEN, 16), (CKM_DES3_KEY_GEN, 24)] {
         let value = session.value(session.generate_key(Mechanism::plain(generator), OPEN).unwrap());
@@ -83,7 +83,7 @@ fn des_keys_have_odd_parity() {
 /// SP 800-38B, appendix D.4, examples 13 and 14.
 #[test]
 fn des_gives_the_published_mac() {
-    let session = RawSession::new("des mac");
+    let session = RawSession::new();
     let value = hex::decode("8aa83bf8cbda10620bc1bf19fbb6cd58bc313d4a371ca8b5").unwrap();
     let key = session.secret(CKK_DES3, &value);
     let cmac = Mechanism::plain(CKM_DES3_CMAC);
@@ -104,7 +104,7 @@ fn des_gives_the_published_mac() {
 
 #[test]
 fn keys_are_wrapped_with_des() {
-    let session = RawSession::new("des wrap");
+    let session = RawSession::new();
     let wrapping = session.secret(CKK_DES3, &hex::decode(KEY).unwrap());
     let key = session.secret(CKK_GENERIC_SECRET, b"thirteen byte");
     let mechanism = Mechanism::bytes(CKM_DES3_CBC_PAD, &[3; 8]);

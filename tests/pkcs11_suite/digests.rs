@@ -9,7 +9,7 @@ const SHA3: [CK_MECHANISM_TYPE; 4] = [CKM_SHA3_224, CKM_SHA3_256, CKM_SHA3_384, 
 /// RFC 1321 appendix A.5, and the examples of FIPS 180-4 and FIPS 202 with "abc".
 #[test]
 fn digests_are_the_published_ones() {
-    let session = RawSession::new("more digests");
+    let session = RawSession::new();
     for (kind, expected) in [
         (CKM_MD5, "900150983cd24fb0d6963f7d28e17f72"),
         (CKM_SHA512_224, "4634270f707b6a54daae7530460842e20e37ed265ceee9a43e8924aa"),
@@ -24,7 +24,7 @@ fn digests_are_the_published_ones() {
 /// RFC 2202 and RFC 4231, test case 2; NIST's examples of HMAC with SHA-3 have no such key, but OpenSSL does.
 #[test]
 fn hmac_is_the_published_one() {
-    let session = RawSession::new("more hmac");
+    let session = RawSession::new();
     let key = session.secret(CKK_GENERIC_SECRET, b"Jefe");
     let data = b"what do ya want for nothing?";
     for (kind, general, expected) in [
@@ -57,7 +57,7 @@ fn hmac_is_the_published_one() {
 
 #[test]
 fn hmac_keys_are_generated_for_their_digest() {
-    let session = RawSession::new("hmac keys");
+    let session = RawSession::new();
     for (generator, key_type, mac) in [
         (CKM_SHA_1_KEY_GEN, CKK_SHA_1_HMAC, CKM_SHA_1_HMAC),
         (CKM_SHA512_256_KEY_GEN, CKK_SHA512_256_HMAC, CKM_SHA512_256_HMAC),
@@ -71,7 +71,7 @@ fn hmac_keys_are_generated_for_their_digest() {
 
 #[test]
 fn keys_sign_with_sha3_and_md5() {
-    let session = RawSession::new("sha-3 signatures");
+    let session = RawSession::new();
     let (public, private) = session
         .generate_key_pair(
             Mechanism::plain(CKM_RSA_PKCS_KEY_PAIR_GEN),
@@ -119,7 +119,7 @@ fn oaep(digest: CK_MECHANISM_TYPE, mgf: CK_RSA_PKCS_MGF_TYPE) -> CK_RSA_PKCS_OAE
 
 #[test]
 fn rsa_wraps_keys_of_any_length_by_way_of_aes() {
-    let session = RawSession::new("rsa aes wrap");
+    let session = RawSession::new();
     let (public, private) = session
         .generate_key_pair(
             Mechanism::plain(CKM_RSA_PKCS_KEY_PAIR_GEN),

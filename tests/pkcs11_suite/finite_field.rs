@@ -23,7 +23,7 @@ fn pair(
 
 #[test]
 fn both_sides_of_diffie_hellman_derive_the_same_key() {
-    let session = RawSession::new("dh");
+    let session = RawSession::new();
     let prime = hex::decode(PRIME).unwrap();
     let (public, private) = pair(&session, &prime, &[]).unwrap();
     let (other_public, other_private) = pair(&session, &prime, &[(CKA_VALUE_BITS, &ulong(256))]).unwrap();
@@ -51,7 +51,7 @@ fn both_sides_of_diffie_hellman_derive_the_same_key() {
 /// With an exponent and a public value so small that the secret is their power.
 #[test]
 fn diffie_hellman_gives_the_computed_secret() {
-    let session = RawSession::new("dh value");
+    let session = RawSession::new();
     let prime = hex::decode(PRIME).unwrap();
     // The exponent 3: the secret is the cube of the public value.
     let private = session
@@ -74,7 +74,7 @@ fn diffie_hellman_gives_the_computed_secret() {
 
 #[test]
 fn domain_parameters_are_objects() {
-    let session = RawSession::new("parameters");
+    let session = RawSession::new();
     let prime = hex::decode(PRIME).unwrap();
     let created = session
         .create(&[
@@ -100,7 +100,7 @@ fn domain_parameters_are_objects() {
 
 #[test]
 fn dsa_signs_with_every_digest() {
-    let session = RawSession::new("dsa");
+    let session = RawSession::new();
     let generator = Mechanism::plain(CKM_DSA_PARAMETER_GEN);
     let parameters = session.generate_key(generator, &[(CKA_PRIME_BITS, &ulong(1024))]).unwrap();
     assert_eq!(session.attribute(parameters, CKA_SUBPRIME_BITS).unwrap(), ulong(160));

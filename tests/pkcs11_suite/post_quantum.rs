@@ -24,7 +24,7 @@ fn pair(
 
 #[test]
 fn ml_dsa_signs_with_and_without_a_context() {
-    let session = RawSession::new("ml-dsa");
+    let session = RawSession::new();
     let plain = Mechanism::plain(CKM_ML_DSA);
     for (set, public_bytes, private_bytes, signature_bytes) in [
         (CKP_ML_DSA_44, 1312, 2560, 2420),
@@ -60,7 +60,7 @@ fn ml_dsa_signs_with_and_without_a_context() {
 
 #[test]
 fn a_private_key_is_its_seed() {
-    let session = RawSession::new("seeds");
+    let session = RawSession::new();
     for (generator, key_type, set, seed_bytes) in [
         (CKM_ML_DSA_KEY_PAIR_GEN, CKK_ML_DSA, CKP_ML_DSA_65, 32),
         (CKM_ML_KEM_KEY_PAIR_GEN, CKK_ML_KEM, CKP_ML_KEM_768, 64),
@@ -92,7 +92,7 @@ fn a_private_key_is_its_seed() {
 
 #[test]
 fn slh_dsa_signs_with_every_fast_parameter_set() {
-    let session = RawSession::new("slh-dsa");
+    let session = RawSession::new();
     for (set, key_bytes, signature_bytes) in [
         (CKP_SLH_DSA_SHA2_128F, 32, 17088),
         (CKP_SLH_DSA_SHAKE_128F, 32, 17088),
@@ -120,7 +120,7 @@ fn slh_dsa_signs_with_every_fast_parameter_set() {
 
 #[test]
 fn post_quantum_keys_are_wrapped_and_work_again() {
-    let session = RawSession::new("post-quantum wrap");
+    let session = RawSession::new();
     let wrapping = session.secret(CKK_AES, &[7; 32]);
     let mechanism = Mechanism::plain(CKM_AES_KEY_WRAP_KWP);
     for (generator, key_type, set) in [
@@ -145,7 +145,7 @@ fn post_quantum_keys_are_wrapped_and_work_again() {
 
 #[test]
 fn keys_of_ml_kem_encapsulate_and_do_nothing_else() {
-    let session = RawSession::new("ml-kem keys");
+    let session = RawSession::new();
     let (public, private) = pair(&session, CKM_ML_KEM_KEY_PAIR_GEN, CKP_ML_KEM_1024);
     assert_eq!(session.value(public).len(), 1568);
     assert_eq!(session.value(private).len(), 3168);

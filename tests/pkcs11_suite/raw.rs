@@ -6,7 +6,7 @@ use std::marker::PhantomData;
 use std::ptr::null_mut;
 use std::sync::OnceLock;
 
-use cryptoki::session::Session;
+use cryptoki::slot::Slot;
 use cryptoki_sys::*;
 
 use super::{built, new_token, pkcs11};
@@ -62,23 +62,27 @@ impl<'a> Mechanism<'a> {
     }
 }
 
-/// A session of the user with a token of its own.
+/// A session of the user with the token that all tests by raw functions share: p11tool, whose test runs beside them,
+/// finds nothing where there are more than 48 slots.
 pub struct RawSession {
     handle: CK_SESSION_HANDLE,
-    /// Keeps the user logged in.
-    _login: Session,
 }
 
 impl RawSession {
-    pub fn new(label: &str) -> Self {
-        let slot = new_token(label);
-        let login = library::user_session(pkcs11(), slot);
+    pub fn new() -> Self {
+        static SLOT: OnceLock<Slot> = OnceLock::new();
+        let slot = SLOT.get_or_init(|| {
+            let slot = new_token("raw");
+            // The user is logged in as long as the session is open, which is to the end.
+            std::mem::forget(library::user_session(pkcs11(), slot));
+            slot
+        });
         let mut handle = 0;
         let flags = CKF_SERIAL_SESSION | CKF_RW_SESSION;
         // SAFETY: as all calls here: every pointer is at a live value of the length that is said.
         check(unsafe { functions().C_OpenSession(slot.id(), flags, null_mut(), None, &raw mut handle) })
             .expect("a session");
-        Self { handle, _login: login }
+        Self { handle }
     }
 
     pub fn generate_key(

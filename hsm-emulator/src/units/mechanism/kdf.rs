@@ -228,6 +228,9 @@ impl Sp800108 {
                 }
             }
         }
+        if input.len() > MAX_INPUT_BYTES {
+            return Err(bad("the data of SP 800-108 have at most 64 KiB"));
+        }
         Ok(input)
     }
 }
@@ -261,11 +264,12 @@ impl Pbkdf2 {
             CKP_PKCS5_PBKD2_HMAC_SHA512_256 => CKM_SHA512_256,
             _ => return Err(bad("the PRF of PBKDF2 is HMAC with SHA-1 or SHA-2")),
         };
-        if !(1..=MAX_ITERATIONS).contains(&self.iterations) {
-            return Err(bad("PBKDF2 has 1 to 10,000,000 iterations"));
+        let digest = digest::message_digest(digest)?;
+        let blocks = wanted.div_ceil(digest.size()) as u64;
+        if self.iterations == 0 || self.iterations.saturating_mul(blocks) > MAX_ITERATIONS {
+            return Err(bad("PBKDF2 computes its PRF 1 to 10,000,000 times, all blocks together"));
         }
         let mut out = Zeroizing::new(vec![0; wanted]);
-        let digest = digest::message_digest(digest)?;
         pbkdf2_hmac(self.password.expose_secret(), &self.salt, self.iterations as usize, digest, &mut out)
             .map_err(openssl_error)?;
         Ok(out)
@@ -283,5 +287,7 @@ fn bad(message: &'static str) -> Error {
     Error::new(CKR_MECHANISM_PARAM_INVALID, message)
 }
 
-/// Some seconds.
+/// Some seconds; over all blocks.
 const MAX_ITERATIONS: u64 = 10_000_000;
+/// Of SP 800-108, for each block.
+const MAX_INPUT_BYTES: usize = 64 << 10;
