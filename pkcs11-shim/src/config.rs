@@ -11,6 +11,7 @@
 //! | `HSM_CA_FILE` | `ca_file` | for `https://` endpoints: the authority of their certificates, in PEM; without, those that the system trusts |
 //! | `HSM_CLIENT_CERTIFICATE_FILE` | `client_certificate_file` | the application's certificate, in PEM, for an HSM that wants one |
 //! | `HSM_CLIENT_KEY_FILE` | `client_key_file` | its private key |
+//! | `HSM_PKCS11_TRACE` | | `stderr`, or a file: a line for each call ([`crate::trace`]) |
 //! | `EP11CLIENT_CFG` | | path of a `grep11client.yaml`, if nothing above says where the HSM is ([`grep11_client`]) |
 //!
 //! The environment wins over the file. Nothing set: embedded, under the user's data directory.
