@@ -177,6 +177,19 @@ impl<'a> Caller<'a> {
         if pointer.is_null() { Ok(None) } else { self.mechanism(pointer).map(Some) }
     }
 
+    /// The number at an address that may be no address at all: the kernel is asked to read it.
+    fn probe(&self, address: CK_ULONG) -> Option<CK_ULONG> {
+        let mut number: CK_ULONG = 0;
+        let len = size_of::<CK_ULONG>();
+        let here = libc::iovec { iov_base: (&raw mut number).cast(), iov_len: len };
+        let there =
+            libc::iovec { iov_base: usize::try_from(address).ok()? as *mut std::ffi::c_void, iov_len: len };
+        // SAFETY: both are lists of one; what can't be read is an error of the call.
+        let read =
+            unsafe { libc::process_vm_readv(libc::getpid(), &raw const here, 1, &raw const there, 1, 0) };
+        (usize::try_from(read) == Ok(len)).then_some(number)
+    }
+
     /// A mechanism without its parameter; `None` for NULL.
     ///
     /// # Errors

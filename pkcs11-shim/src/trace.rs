@@ -49,8 +49,11 @@ impl Trace {
     /// Writes the line of a call that is over.
     pub fn end(self, function: &str, arguments: &[(&str, Shown)], outcome: &Result<(), Error>) {
         let took = self.begun.elapsed().as_micros();
-        let mut line =
-            format!("hsm_pkcs11[{}.{:?}] {function}(", std::process::id(), rustix::thread::gettid());
+        let mut line = format!(
+            "hsm_pkcs11[{}.{}] {function}(",
+            std::process::id(),
+            rustix::thread::gettid().as_raw_nonzero()
+        );
         for (i, (name, shown)) in arguments.iter().enumerate() {
             let comma = if i == 0 { "" } else { ", " };
             // Writing to a string can't fail.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import re
 import subprocess
 import sys
@@ -23,7 +24,9 @@ CALLS = 36_300
 
 def header_directory() -> Path:
     """Where pkcs11.h is: in the package that the library takes its types from."""
-    command = ["cargo", "metadata", "--format-version", "1", "--locked", "--offline"]
+    # Packages of other platforms need not be here.
+    host = f"{platform.machine()}-unknown-linux-gnu"
+    command = ["cargo", "metadata", "--format-version", "1", "--locked", "--offline", "--filter-platform", host]
     done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=60)
     packages = json.loads(done.stdout)["packages"]
     manifest = next(package["manifest_path"] for package in packages if package["name"] == "cryptoki-sys")

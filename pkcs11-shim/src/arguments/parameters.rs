@@ -325,11 +325,16 @@ impl<'a> Caller<'a> {
         if given.saltSource != CKZ_SALT_SPECIFIED || given.ulPrfDataLen != 0 {
             return Err(bad_parameter("PBKDF2 takes its salt from the parameter, and no data for its PRF"));
         }
-        if given.ulPasswordLen > MAX_PASSWORD_BYTES {
+        let mut password_len = given.ulPasswordLen;
+        if password_len > MAX_PASSWORD_BYTES {
+            // In version 2.40 this was a pointer at the length, and NSS still gives one. The structures are of the same size.
+            password_len = self.probe(password_len).unwrap_or(CK_ULONG::MAX);
+        }
+        if password_len > MAX_PASSWORD_BYTES {
             return Err(bad_parameter("the password is too long"));
         }
         let password = self
-            .slice(given.pPassword.cast_const(), given.ulPasswordLen)
+            .slice(given.pPassword.cast_const(), password_len)
             .map_err(|_| bad_parameter("the password is missing"))?;
         Ok(Parameter::Pbkdf2(Pbkdf2 {
             prf: given.prf,
