@@ -96,21 +96,36 @@ impl<'a> Caller<'a> {
         Ok(OutExact { pointer, len, promise: PhantomData })
     }
 
-    /// A template.
+    /// A template of an object.
     ///
     /// # Errors
     /// `CKR_ARGUMENTS_BAD`; `CKR_ATTRIBUTE_VALUE_INVALID` for a value of the wrong size;
-    /// `CKR_TEMPLATE_INCONSISTENT` for an attribute with two values; `CKR_ATTRIBUTE_TYPE_INVALID` for nested templates.
+    /// `CKR_TEMPLATE_INCONSISTENT` for an attribute twice; `CKR_ATTRIBUTE_TYPE_INVALID` for nested templates.
     pub fn template(&self, pointer: *const CK_ATTRIBUTE, count: CK_ULONG) -> Result<Attributes> {
+        self.attributes(pointer, count, |_, _| false)
+    }
+
+    /// A template to search by: the same attribute twice changes nothing.
+    ///
+    /// # Errors
+    /// As [`Caller::template`]; `CKR_TEMPLATE_INCONSISTENT` for an attribute with two values.
+    pub fn search_template(&self, pointer: *const CK_ATTRIBUTE, count: CK_ULONG) -> Result<Attributes> {
+        self.attributes(pointer, count, |one, other| one == other)
+    }
+
+    /// `may_repeat`: may an attribute that has the first value come again with the second one?
+    fn attributes(
+        &self,
+        pointer: *const CK_ATTRIBUTE,
+        count: CK_ULONG,
+        may_repeat: impl Fn(&[u8], &[u8]) -> bool,
+    ) -> Result<Attributes> {
         let mut attributes = Attributes::new();
         for entry in self.slice(pointer, check_count(count)?)? {
             let value = self.slice(entry.pValue.cast::<u8>(), entry.ulValueLen)?;
             let value = normalised(entry.type_, value)?;
-            if attributes.get(entry.type_).is_some_and(|other| other != value) {
-                return Err(Error::new(
-                    CKR_TEMPLATE_INCONSISTENT,
-                    "an attribute is in the template with two values",
-                ));
+            if attributes.get(entry.type_).is_some_and(|other| !may_repeat(other, &value)) {
+                return Err(Error::new(CKR_TEMPLATE_INCONSISTENT, "an attribute is in the template twice"));
             }
             attributes.set(entry.type_, value);
         }

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use cryptoki_sys::*;
-use hsm_emulator::units::mechanism::{Mechanism, Parameter};
+use hsm_emulator::units::mechanism::{Mechanism, Parameter, asymmetric};
 use hsm_emulator::units::{Error, Result};
 use zeroize::Zeroizing;
 
@@ -356,7 +356,7 @@ impl CipherOperation {
             (Mode::Blocks { .. } | Mode::Padded { .. } | Mode::Counter, _) => data_len,
             (Mode::Gathered { tag_bytes }, Direction::Encrypt) => data_len + tag_bytes,
             (Mode::Gathered { tag_bytes }, Direction::Decrypt) => data_len.saturating_sub(tag_bytes),
-            (Mode::Single, _) => self.key.attributes.get(CKA_MODULUS).map_or(0, <[u8]>::len),
+            (Mode::Single, _) => asymmetric::modulus_bytes(&self.key.attributes),
         }
     }
 

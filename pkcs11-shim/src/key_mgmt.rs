@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use cryptoki_sys::*;
-use hsm_emulator::units::mechanism::{Mechanism, OtherKey, post_quantum};
+use hsm_emulator::units::mechanism::{Mechanism, OtherKey, asymmetric, post_quantum};
 use hsm_emulator::units::{Attributes, Error, Result};
 
 use crate::mechanisms::MechanismInfo;
@@ -235,15 +235,15 @@ impl Role {
 
 /// The length of a wrapped key, where it follows from what is known.
 fn wrapped_bytes(wrapping: &Object, mechanism: &Mechanism, wrapped: &Object) -> Option<usize> {
-    let modulus = || wrapping.attributes.get(CKA_MODULUS).map(<[u8]>::len);
+    let modulus = || asymmetric::modulus_bytes(&wrapping.attributes);
     if let CKM_RSA_PKCS | CKM_RSA_X_509 | CKM_RSA_PKCS_OAEP = mechanism.kind {
-        return modulus();
+        return Some(modulus());
     }
     let len = usize::try_from(wrapped.attributes.ulong(CKA_VALUE_LEN)?).ok()?;
     match mechanism.kind {
         CKM_AES_KEY_WRAP => Some(len + 8),
         CKM_AES_KEY_WRAP_PAD | CKM_AES_KEY_WRAP_KWP => Some(len.next_multiple_of(8) + 8),
-        CKM_RSA_AES_KEY_WRAP => Some(modulus()? + len.next_multiple_of(8) + 8),
+        CKM_RSA_AES_KEY_WRAP => Some(modulus() + len.next_multiple_of(8) + 8),
         CKM_AES_CBC_PAD => Some((len / 16 + 1) * 16),
         CKM_DES3_CBC_PAD => Some((len / 8 + 1) * 8),
         _ => None,

@@ -254,7 +254,8 @@ def test_the_library_is_the_same_by_both_names(ours: Peer, real: Peer, tmp_path:
     theirs = real.tool("--show-info", "--list-slots")
     for library in (LIBRARY, by_name):
         shown = neutral_slots(ours.tool("--show-info", "--list-slots", library=library))
-        assert shown == neutral_slots(theirs)
+        # The one difference: it offers the newer standard, too.
+        assert shown.replace("Cryptoki version 3.2", "Cryptoki version 2.40") == neutral_slots(theirs)
     # By its own name, and told where the HSM is, it is itself; by the other name SoftHSM, wherever the HSM is.
     elsewhere = {**ours.environment, "HSM_PKCS11_STATE": str(tmp_path / "state")}
     for library, manufacturer in ((LIBRARY, "HSM emulator"), (by_name, "SoftHSM")):

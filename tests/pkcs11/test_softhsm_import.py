@@ -62,7 +62,8 @@ def objects(peer: Peer, label: str) -> list[str]:
     """What pkcs11-tool shows of a token's objects, in an order of its own."""
     shown = peer.tool("--token-label", label, "--list-objects", *LOGIN)
     each = re.split(r"^(?=\w.*[Oo]bject)", shown, flags=re.M)
-    return sorted(re.sub(r"^(Data object) \d+", r"\1", text) for text in each)
+    # SoftHSM's objects have no unique ID.
+    return sorted(re.sub(r"^(Data object) \d+|^ *Unique ID: .*\n", lambda found: found[1] or "", text, flags=re.M) for text in each)
 
 
 def sign(peer: Peer, directory: Path, key: str, mechanism: str) -> tuple[Path, Path]:

@@ -80,7 +80,7 @@ exports! {
         count: CK_ULONG,
     ) |call| {
         let session = call.session(session)?;
-        object::find_objects_init(call.module, &session, &call.caller.template(template, count)?)
+        object::find_objects_init(call.module, &session, &call.caller.search_template(template, count)?)
     };
 
     /// Section 5.7.

@@ -20,7 +20,7 @@ static CK_ATTRIBUTE *attributes(const struct template *template, int to_read) {
 CK_ATTRIBUTE *lent_template(const struct template *template) { return attributes(template, 0); }
 
 /* More than the longest list has. */
-#define LIST_ROOM 128
+#define LIST_ROOM 512
 
 size_t words_of(enum kind kind) {
     switch (kind) {

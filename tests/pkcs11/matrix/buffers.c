@@ -213,7 +213,7 @@ static void test_wraps(void) {
 void test_buffers(void) {
     for (const struct function *function = functions; function < functions + FUNCTIONS; function++) {
         size_t at = 0;
-        if (function == &functions[FUNCTION_C_EncapsulateKey]) continue; /* no mechanism gives anything yet */
+        if (function == &functions[FUNCTION_C_EncapsulateKey]) continue; /* its key in the table does not encapsulate */
         for (const struct argument *each = function->arguments; each->kind != END; each++) {
             if (each->kind == OUTPUT || each->kind == LAST_OUTPUT || each->kind == LIST) test_function(function, each, at);
             at += words_of(each->kind);

@@ -244,12 +244,18 @@ pub fn verify(
 /// Bytes of a signature by the key that these attributes describe.
 pub fn signature_bytes(key: &Attributes) -> usize {
     match key.ulong(CKA_KEY_TYPE) {
-        Some(CKK_RSA) => key.get(CKA_MODULUS).map_or(0, <[u8]>::len),
+        Some(CKK_RSA) => modulus_bytes(key),
         Some(CKK_EC_EDWARDS) => edwards::signature_bytes(key),
         Some(CKK_DSA) => dsa::signature_bytes(key),
         Some(CKK_ML_DSA | CKK_SLH_DSA) => post_quantum::output_bytes(key),
         _ => 2 * ec::order_bytes(key),
     }
+}
+
+/// The length of an RSA modulus: big integers may have zeros before them, which are none of it.
+pub fn modulus_bytes(key: &Attributes) -> usize {
+    let modulus = key.get(CKA_MODULUS).unwrap_or_default();
+    modulus.len() - modulus.iter().take_while(|byte| **byte == 0).count()
 }
 
 /// Mechanisms that hash first become what signs the hash.

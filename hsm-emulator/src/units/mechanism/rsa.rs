@@ -45,7 +45,7 @@ pub(in crate::units) fn check_private_key(clear: &Attributes, secret: &Attribute
 /// `CKR_TEMPLATE_INCOMPLETE`, `CKR_ATTRIBUTE_VALUE_INVALID`.
 pub(super) fn modulus_bits(attributes: &Attributes) -> Result<u64> {
     let (n, e) = (number(attributes.get(CKA_MODULUS))?, number(attributes.get(CKA_PUBLIC_EXPONENT))?);
-    if n.num_bits() < 2 || e.num_bits() < 1 {
+    if n.num_bits() < 1 || e.num_bits() < 1 {
         return Err(Error::new(CKR_ATTRIBUTE_VALUE_INVALID, "modulus and exponent of an RSA key are not 0"));
     }
     Ok(n.num_bits() as u64)

@@ -84,6 +84,7 @@ impl Server {
     }
 
     /// The most memory that it has had, in bytes.
+    #[allow(dead_code, reason = "benchmarks read it")]
     pub fn peak_memory(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("status");
         let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("VmHWM");
