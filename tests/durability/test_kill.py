@@ -20,7 +20,7 @@ import pytest
 from grpc_client import Kms
 from region import BIN, Region, clean_environment, eventually, keyed_bucket
 
-KILLS = int(os.environ.get("KILLS", "100"))
+KILLS = int(os.environ.get("KILLS", "60"))
 SEED = int(os.environ.get("KILL_SEED", "0")) or random.SystemRandom().randrange(1, 2**31)
 ABSENT = None
 # What a client sees when a process dies under it, or has died.
