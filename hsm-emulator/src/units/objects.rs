@@ -160,6 +160,12 @@ impl CryptoUnit {
             let message = "only secret and private keys can be unwrapped";
             return Err(Error::new(CKR_TEMPLATE_INCONSISTENT, message));
         }
+        // Reading a DSA key computes with numbers of any size, before anybody can look at them.
+        let is_dsa =
+            bytes[..bytes.len().min(DSA_HEAD_BYTES)].windows(DSA_OID.len()).any(|part| part == DSA_OID);
+        if bytes.len() > if is_dsa { MAX_DSA_KEY_BYTES } else { MAX_PRIVATE_KEY_BYTES } {
+            return Err(Error::new(CKR_WRAPPED_KEY_INVALID, "no private key is as long as this"));
+        }
         let key = PKey::private_key_from_pkcs8(bytes)
             .map_err(|_| Error::new(CKR_WRAPPED_KEY_INVALID, "the unwrapped bytes are no private key"))?;
         asymmetric::describe_imported(&key, &mut draft.clear, &mut draft.secret)?;
@@ -262,3 +268,11 @@ fn no_generator(mechanism: &Mechanism) -> Error {
         format!("mechanism {:#x} generates no keys of this kind", mechanism.kind),
     )
 }
+
+/// RSA keys of 8192 bits and the largest of ML-DSA have about 5,000.
+const MAX_PRIVATE_KEY_BYTES: usize = 8 << 10;
+/// A DSA key of 3072 bits has about 900.
+const MAX_DSA_KEY_BYTES: usize = 2 << 10;
+/// 1.2.840.10040.4.1 in DER, which stands among the first bytes.
+const DSA_OID: &[u8] = b"\x06\x07\x2a\x86\x48\xce\x38\x04\x01";
+const DSA_HEAD_BYTES: usize = 48;

@@ -23,6 +23,17 @@ impl<'a> Caller<'a> {
             .map_err(|_| bad_parameter("the parameter's pointer is NULL"))?;
         let parameter = match MechanismInfo::of(kind).map(|info| info.shape) {
             _ if bytes.is_empty() => Parameter::None,
+            // The standard wants the IV itself; many applications give this structure, as version 3 has it for GCM.
+            Ok(Shape::Value) if kind == CKM_AES_GMAC && bytes.len() == size_of::<CK_GCM_PARAMS>() => {
+                match self.gcm(self.structure(bytes)?)? {
+                    Parameter::Gcm { iv, aad, tag_bits: 128 } if aad.is_empty() => Parameter::Bytes(iv),
+                    _ => {
+                        return Err(bad_parameter(
+                            "GMAC has a tag of 128 bits, and no other data than the message",
+                        ));
+                    }
+                }
+            }
             Ok(Shape::Number) => Parameter::Number(self.structure(bytes)?),
             Ok(Shape::Gcm) => self.gcm(self.structure(bytes)?)?,
             Ok(Shape::Ctr) => ctr(self.structure(bytes)?)?,

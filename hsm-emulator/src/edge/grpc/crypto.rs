@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use cryptoki_sys::{CKA_CHECK_VALUE, CKA_VALUE_LEN, CKR_ARGUMENTS_BAD, CKR_FUNCTION_FAILED};
+use cryptoki_sys::{CKA_CHECK_VALUE, CKA_VALUE_LEN, CKM_SLH_DSA, CKR_ARGUMENTS_BAD, CKR_FUNCTION_FAILED};
 use hsm_proto::grep11 as wire;
 use hsm_proto::grep11::attribute_value::OneAttr;
 use prost::Message;
@@ -265,6 +265,11 @@ impl CryptoService {
         });
         answer.map(Response::new).map_err(|error| status(&error))
     }
+}
+
+/// SLH-DSA signs for seconds, with some parameter sets.
+pub fn is_slow_signature(mechanism: Option<&wire::Mechanism>) -> bool {
+    mechanism.is_some_and(|mechanism| mechanism.mechanism == CKM_SLH_DSA)
 }
 
 /// Calls that take so long that others must not wait for them: key generation, PINs, the disk, a search for the

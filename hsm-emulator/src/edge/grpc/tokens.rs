@@ -11,7 +11,7 @@ use hsm_proto::tokens::response::Answer;
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 
-use super::crypto::{Call as _, SlowCalls};
+use super::crypto::{Call as _, SlowCalls, is_slow_signature};
 use super::grep11::{attributes, blob, bytes, error, mechanism};
 use crate::services::region::Region;
 use crate::services::storage::is_of_unit;
@@ -167,10 +167,10 @@ impl proto::tokens_server::Tokens for TokensService {
 }
 
 fn is_slow(call: &Call) -> bool {
-    !matches!(
-        call,
-        Call::GenerateRandom(_) | Call::Encrypt(_) | Call::Decrypt(_) | Call::Sign(_) | Call::Verify(_)
-    )
+    if let Call::Sign(request) = call {
+        return is_slow_signature(request.mech.as_ref());
+    }
+    !matches!(call, Call::GenerateRandom(_) | Call::Encrypt(_) | Call::Decrypt(_) | Call::Verify(_))
 }
 
 /// Is its answer sealed, and the caller's to keep?

@@ -99,6 +99,9 @@ pub(in crate::units) fn encrypt(
     key: &[u8],
     plaintext: &[u8],
 ) -> Result<Vec<u8>> {
+    if plaintext.len() > MAX_BYTES {
+        return Err(Error::new(CKR_DATA_LEN_RANGE, "one call takes 1 GiB at most"));
+    }
     let job = Job::of(mechanism, key_type, key, plaintext.len())?;
     if !job.padded && (!plaintext.len().is_multiple_of(job.multiple) || plaintext.len() < job.least) {
         return Err(Error::new(CKR_DATA_LEN_RANGE, "the data is not a whole number of blocks, or too short"));
@@ -128,6 +131,9 @@ pub(in crate::units) fn decrypt(
     key: &[u8],
     ciphertext: &[u8],
 ) -> Result<Zeroizing<Vec<u8>>> {
+    if ciphertext.len() > MAX_BYTES {
+        return Err(Error::new(CKR_ENCRYPTED_DATA_LEN_RANGE, "one call takes 1 GiB at most"));
+    }
     let job = Job::of(mechanism, key_type, key, ciphertext.len())?;
     let Some(body_len) = ciphertext.len().checked_sub(job.tag_bytes) else {
         return Err(Error::new(CKR_ENCRYPTED_DATA_LEN_RANGE, "the ciphertext is shorter than its tag"));
@@ -189,3 +195,6 @@ pub(in crate::units) fn encrypt_data(
 
 /// More than any cipher's block.
 const MAX_BLOCK_BYTES: usize = 16;
+
+/// The cryptographic library counts bytes in 31 bits.
+const MAX_BYTES: usize = 1 << 30;

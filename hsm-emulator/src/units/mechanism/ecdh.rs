@@ -8,7 +8,7 @@ use openssl::pkey::{PKeyRef, Private};
 use zeroize::Zeroizing;
 
 use super::raw_curve::Curve;
-use super::{Mechanism, Parameter, digest, ec, inconsistent, openssl_error, secret_key};
+use super::{Mechanism, Parameter, digest, ec, inconsistent, kdf, openssl_error, secret_key};
 use crate::units::{Error, Result};
 
 /// What two keys share, by the parameter's key derivation function; `wanted` bytes if that is known.
@@ -76,6 +76,9 @@ fn x963(
 ) -> Result<Zeroizing<Vec<u8>>> {
     if len > secret_key::MAX_BYTES as usize {
         return Err(Error::new(CKR_KEY_SIZE_RANGE, "a secret key has 1 to 4096 bytes"));
+    }
+    if shared_data.len() > kdf::MAX_INPUT_BYTES {
+        return Err(Error::new(CKR_MECHANISM_PARAM_INVALID, "the shared data have at most 64 KiB"));
     }
     let function = digest::message_digest(digest)?;
     let blocks = len.div_ceil(function.size());

@@ -45,11 +45,17 @@ impl Hkdf {
         salt_key: Option<&[u8]>,
         wanted: Option<usize>,
     ) -> Result<Zeroizing<Vec<u8>>> {
+        let salt_bytes = if let Salt::Data(salt) = &self.salt { salt.len() } else { 0 };
+        if self.info.len().max(salt_bytes) > MAX_INPUT_BYTES {
+            return Err(bad("salt and info of HKDF have at most 64 KiB"));
+        }
         let hash_bytes = digest::message_digest(self.digest).map_err(|_| bad("HKDF wants a digest"))?.size();
         let extracted = if self.extract {
             let zeros = vec![0; hash_bytes];
             let salt = match (&self.salt, salt_key) {
                 (Salt::Null, _) => &zeros,
+                // As good as zeros, and the cryptographic library takes no empty key.
+                (Salt::Data(salt), _) if salt.is_empty() => &zeros,
                 (Salt::Data(salt), _) => salt,
                 (Salt::Key(_), Some(key)) => key,
                 (Salt::Key(_), None) => return Err(bad("the key that is the salt is missing")),
@@ -208,9 +214,15 @@ impl Sp800108 {
         (wanted, of_blocks): (usize, usize),
         keys: &[Zeroizing<Vec<u8>>],
     ) -> Result<Zeroizing<Vec<u8>>> {
+        if self.segments.len() > MAX_SEGMENTS {
+            return Err(bad("the data of SP 800-108 have at most 64 parts"));
+        }
         let mut input = Zeroizing::new(Vec::new());
         let mut keys = keys.iter();
         for segment in &self.segments {
+            if input.len() > MAX_INPUT_BYTES {
+                break;
+            }
             match segment {
                 Segment::Iteration => input.extend_from_slice(iteration.unwrap_or_default()),
                 Segment::Counter(number) => {
@@ -266,6 +278,9 @@ impl Pbkdf2 {
         };
         let digest = digest::message_digest(digest)?;
         let blocks = wanted.div_ceil(digest.size()) as u64;
+        if self.salt.len() > MAX_INPUT_BYTES {
+            return Err(bad("the salt of PBKDF2 has at most 64 KiB"));
+        }
         if self.iterations == 0 || self.iterations.saturating_mul(blocks) > MAX_ITERATIONS {
             return Err(bad("PBKDF2 computes its PRF 1 to 10,000,000 times, all blocks together"));
         }
@@ -289,5 +304,7 @@ fn bad(message: &'static str) -> Error {
 
 /// Some seconds; over all blocks.
 const MAX_ITERATIONS: u64 = 10_000_000;
-/// Of SP 800-108, for each block.
-const MAX_INPUT_BYTES: usize = 64 << 10;
+/// What goes into each block beside the key.
+pub(super) const MAX_INPUT_BYTES: usize = 64 << 10;
+/// Each kind once, and some bytes between them.
+const MAX_SEGMENTS: usize = 64;

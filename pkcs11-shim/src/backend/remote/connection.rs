@@ -12,7 +12,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
-use cryptoki_sys::{CKR_DEVICE_ERROR, CKR_FUNCTION_FAILED, CKR_TOKEN_WRITE_PROTECTED};
+use cryptoki_sys::{
+    CKM_DH_PKCS_PARAMETER_GEN, CKM_DSA_PARAMETER_GEN, CKM_PKCS5_PBKD2, CKR_DEVICE_ERROR, CKR_FUNCTION_FAILED,
+    CKR_TOKEN_WRITE_PROTECTED,
+};
 use hsm_emulator::units::{Error, Result, vendor};
 use hsm_proto::tokens::tokens_client::TokensClient;
 use hsm_proto::tokens::{Request, Response, request, response};
@@ -247,6 +250,9 @@ impl Connections {
     fn ask(&self, connection: &mut Connection, request: Request) -> Result<response::Answer, Broken> {
         let limit = match request.call {
             Some(request::Call::GenerateKeyPair(_)) => KEY_PAIR_TIMEOUT,
+            Some(request::Call::GenerateKey(ref request)) if takes_long(request.mech.as_ref()) => {
+                KEY_PAIR_TIMEOUT
+            }
             _ => CALL_TIMEOUT,
         };
         connection.send(request)?;
@@ -473,6 +479,12 @@ fn reason(error: &tonic::transport::Error) -> String {
         cause = inner.source();
     }
     reason
+}
+
+/// Looking for primes, or computing a hash ten million times.
+fn takes_long(mechanism: Option<&hsm_proto::grep11::Mechanism>) -> bool {
+    let long = [CKM_DH_PKCS_PARAMETER_GEN, CKM_DSA_PARAMETER_GEN, CKM_PKCS5_PBKD2];
+    mechanism.is_some_and(|mechanism| long.contains(&mechanism.mechanism))
 }
 
 async fn timeout<F: Future>(limit: Duration, future: F) -> Option<F::Output> {
