@@ -129,7 +129,7 @@ impl Settings {
 
     fn resolve(loaded_as: Option<&Path>, variable: impl Fn(&str) -> Option<String>) -> Result<Self> {
         let says_where = |name: &&str| variable(name).is_some();
-        let located = OWN_VARIABLES.iter().any(|name| says_where(name)) || says_where(&EP11CLIENT_CFG);
+        let located = OWN_VARIABLES.iter().any(says_where) || says_where(&EP11CLIENT_CFG);
         let named = loaded_as.is_some_and(is_softhsm_name);
         if !named && (located || variable(softhsm_conf::VARIABLE).is_none()) {
             let hsm = Config::resolve(variable)?;
