@@ -139,12 +139,14 @@ fn nonces_are_made() {
         seen.insert(message.iv);
     }
     parameter.ivGenerator = CKG_GENERATE_RANDOM;
-    // The first 33 bits stay.
-    parameter.ulIvFixedBits = 33;
+    // The first 31 bits stay; with more, too few are left for chance.
+    parameter.ulIvFixedBits = 31;
     message.iv = [0xff; 12];
     encrypt(session, &mut parameter, "", "text").unwrap();
-    assert_eq!(message.iv[..4], [0xff; 4]);
-    assert_eq!(message.iv[4] & 0x80, 0x80);
+    assert_eq!(message.iv[..3], [0xff; 3]);
+    assert_eq!(message.iv[3] & 0xfe, 0xfe);
+    parameter.ulIvFixedBits = 33;
+    assert_eq!(encrypt(session, &mut parameter, "", "text"), Err(CKR_MECHANISM_PARAM_INVALID));
     assert!(seen.insert(message.iv));
     // The counter is mixed with the first nonce, and begins with each operation.
     let mut gcm = plain(CKM_AES_GCM);
