@@ -8,6 +8,8 @@ pub struct Score {
     right: usize,
     beyond: usize,
     wrong: Vec<String>,
+    /// Vectors that nobody asked the library about: this program has no name for their mechanism, or they take too long.
+    left_out: usize,
     set: String,
     in_set: (usize, usize, usize),
 }
@@ -35,6 +37,11 @@ impl Score {
         self.print_set();
         self.set = format!("{set:?}");
         self.in_set = (0, 0, 0);
+    }
+
+    /// Counts vectors that are not tried.
+    pub fn leave_out(&mut self, vectors: usize) {
+        self.left_out += vectors;
     }
 
     /// Counts an answer.
@@ -65,7 +72,11 @@ impl Score {
     /// If an answer was wrong, or if there was none.
     pub fn finish(mut self) -> Result<(), super::Error> {
         self.print_set();
-        println!("{} right, {} wrong, {} beyond what is offered", self.right, self.wrong.len(), self.beyond);
+        let (right, wrong) = (self.right, self.wrong.len());
+        println!(
+            "{right} right, {wrong} wrong, {} beyond what is offered, {} left out",
+            self.beyond, self.left_out
+        );
         for wrong in &self.wrong {
             println!("wrong: {wrong}");
         }

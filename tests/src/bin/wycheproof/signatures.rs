@@ -79,9 +79,15 @@ fn ecdsa_set(session: &Session, score: &mut Score, set: ecdsa::TestName) -> Resu
             HashFunction::Sha2_256 => Mechanism::EcdsaSha256,
             HashFunction::Sha2_384 => Mechanism::EcdsaSha384,
             HashFunction::Sha2_512 => Mechanism::EcdsaSha512,
-            _ => continue,
+            _ => {
+                score.leave_out(group.tests.len());
+                continue;
+            }
         };
-        let Some(oid) = curve_oid(group.key.curve) else { continue };
+        let Some(oid) = curve_oid(group.key.curve) else {
+            score.leave_out(group.tests.len());
+            continue;
+        };
         let point = octet_string(&group.key.key);
         let template = vec![Attribute::EcParams(hex::decode(oid)?), Attribute::EcPoint(point)];
         let key = public_key(session, KeyType::EC, template)?;
@@ -125,7 +131,10 @@ fn rsa_pkcs1(session: &Session, score: &mut Score, set: rsa_pkcs1_verify::TestNa
             HashFunction::Sha2_256 => Mechanism::Sha256RsaPkcs,
             HashFunction::Sha2_384 => Mechanism::Sha384RsaPkcs,
             HashFunction::Sha2_512 => Mechanism::Sha512RsaPkcs,
-            _ => continue,
+            _ => {
+                score.leave_out(group.tests.len());
+                continue;
+            }
         };
         let key = rsa_key(session, &group.key.n, &group.key.e)?;
         for test in group.tests {
@@ -140,14 +149,20 @@ fn rsa_pkcs1(session: &Session, score: &mut Score, set: rsa_pkcs1_verify::TestNa
 fn rsa_pss(session: &Session, score: &mut Score, set: rsa_pss_verify::TestName) -> Result<(), Error> {
     score.begin(set);
     for group in rsa_pss_verify::TestSet::load(set)?.test_groups {
-        let Some(mgf) = group.mgf_hash.and_then(mgf) else { continue };
+        let Some(mgf) = group.mgf_hash.and_then(mgf) else {
+            score.leave_out(group.tests.len());
+            continue;
+        };
         let parameter = |hash_alg| PkcsPssParams { hash_alg, mgf, s_len: (group.salt_size as u64).into() };
         let mechanism = match group.hash {
             HashFunction::Sha1 => Mechanism::Sha1RsaPkcsPss(parameter(MechanismType::SHA1)),
             HashFunction::Sha2_256 => Mechanism::Sha256RsaPkcsPss(parameter(MechanismType::SHA256)),
             HashFunction::Sha2_384 => Mechanism::Sha384RsaPkcsPss(parameter(MechanismType::SHA384)),
             HashFunction::Sha2_512 => Mechanism::Sha512RsaPkcsPss(parameter(MechanismType::SHA512)),
-            _ => continue,
+            _ => {
+                score.leave_out(group.tests.len());
+                continue;
+            }
         };
         let key = rsa_key(session, &group.key.n, &group.key.e)?;
         for test in group.tests {
