@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -135,8 +136,15 @@ tokens:
     refused({**clean_environment(), "EP11CLIENT_CFG": str(yaml)}, "can't be reached")
 
 
-def test_a_dead_endpoint_costs_a_bounded_time(tmp_path: Path) -> None:
+def test_who_says_nothing_is_not_waited_for(tmp_path: Path) -> None:
+    """A connection is made, and nobody answers: an error, where the tool would otherwise hang until it is killed."""
     (tmp_path / "key").write_text("key")
-    # Reserved for documentation: nobody answers there.
-    environment = {**clean_environment(), "HSM_GRPC_ENDPOINT": "https://192.0.2.1:9", "HSM_API_KEY_FILE": str(tmp_path / "key")}
-    refused(environment, "can't be reached")
+    certificate(tmp_path, "ca")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        environment = {
+            **clean_environment(),
+            "HSM_GRPC_ENDPOINT": f"https://127.0.0.1:{silent.getsockname()[1]}",
+            "HSM_API_KEY_FILE": str(tmp_path / "key"),
+            "HSM_CA_FILE": str(tmp_path / "ca.crt"),
+        }
+        refused(environment, "took too long")
