@@ -2,7 +2,7 @@
 
 use hsm_emulator::units::Result;
 
-use crate::encryption::output_bytes;
+use crate::encryption::{CipherOperation, output_bytes};
 use crate::module::Module;
 use crate::operation::{Operations, go_on, not_initialized};
 use crate::output::{Output, Room};
@@ -13,15 +13,9 @@ use crate::session::Session;
 /// # Errors
 /// `CKR_OPERATION_NOT_INITIALIZED` if one of them is not in progress; those of both.
 pub fn digest_encrypt_update(module: &Module, session: &Session, room: Room, part: &[u8]) -> Result<Output> {
-    let mut operations = session.operations();
-    let Operations { digest, encrypt, .. } = &mut *operations;
-    together(digest, encrypt, |digest, encrypt| {
-        let output = go_on(encrypt, |operation| operation.update(module, room, part))?;
-        if !is_length(&output) {
-            go_on(digest, |operation| operation.update(part))?;
-        }
-        Ok(output)
-    })
+    let Operations { digest, encrypt, .. } = &mut *session.operations();
+    let step = |cipher: &mut CipherOperation| cipher.update(module, room, part);
+    together(encrypt, digest, step, |digest, _| digest.update(part))
 }
 
 /// `C_DecryptDigestUpdate`.
@@ -34,15 +28,9 @@ pub fn decrypt_digest_update(
     room: Room,
     encrypted: &[u8],
 ) -> Result<Output> {
-    let mut operations = session.operations();
-    let Operations { digest, decrypt, .. } = &mut *operations;
-    together(digest, decrypt, |digest, decrypt| {
-        let output = go_on(decrypt, |operation| operation.update(module, room, encrypted))?;
-        if !is_length(&output) {
-            go_on(digest, |operation| operation.update(output_bytes(&output)))?;
-        }
-        Ok(output)
-    })
+    let Operations { digest, decrypt, .. } = &mut *session.operations();
+    let step = |cipher: &mut CipherOperation| cipher.update(module, room, encrypted);
+    together(decrypt, digest, step, |digest, plain| digest.update(plain))
 }
 
 /// `C_SignEncryptUpdate`.
@@ -50,15 +38,9 @@ pub fn decrypt_digest_update(
 /// # Errors
 /// As [`digest_encrypt_update`].
 pub fn sign_encrypt_update(module: &Module, session: &Session, room: Room, part: &[u8]) -> Result<Output> {
-    let mut operations = session.operations();
-    let Operations { sign, encrypt, .. } = &mut *operations;
-    together(sign, encrypt, |sign, encrypt| {
-        let output = go_on(encrypt, |operation| operation.update(module, room, part))?;
-        if !is_length(&output) {
-            go_on(sign, |operation| operation.message.update(part))?;
-        }
-        Ok(output)
-    })
+    let Operations { sign, encrypt, .. } = &mut *session.operations();
+    let step = |cipher: &mut CipherOperation| cipher.update(module, room, part);
+    together(encrypt, sign, step, |sign, _| sign.message.update(part))
 }
 
 /// `C_DecryptVerifyUpdate`.
@@ -71,32 +53,29 @@ pub fn decrypt_verify_update(
     room: Room,
     encrypted: &[u8],
 ) -> Result<Output> {
-    let mut operations = session.operations();
-    let Operations { verify, decrypt, .. } = &mut *operations;
-    together(verify, decrypt, |verify, decrypt| {
-        let output = go_on(decrypt, |operation| operation.update(module, room, encrypted))?;
-        if !is_length(&output) {
-            go_on(verify, |operation| operation.update(output_bytes(&output)))?;
-        }
-        Ok(output)
-    })
+    let Operations { verify, decrypt, .. } = &mut *session.operations();
+    let step = |cipher: &mut CipherOperation| cipher.update(module, room, encrypted);
+    together(decrypt, verify, step, |verify, plain| verify.update(plain))
 }
 
-/// Runs a step of two operations that are in progress.
-fn together<A, B>(
-    first: &mut Option<A>,
-    second: &mut Option<B>,
-    step: impl FnOnce(&mut Option<A>, &mut Option<B>) -> Result<Output>,
+/// Runs a step of a cipher, and feeds the other operation unless only a length is the answer; both are in progress.
+fn together<A>(
+    cipher: &mut Option<CipherOperation>,
+    other: &mut Option<A>,
+    step: impl FnOnce(&mut CipherOperation) -> Result<Output>,
+    feed: impl FnOnce(&mut A, &[u8]) -> Result<()>,
 ) -> Result<Output> {
-    if first.is_none() || second.is_none() {
+    if cipher.is_none() || other.is_none() {
         return Err(not_initialized());
     }
-    step(first, second).inspect_err(|_| {
-        *first = None;
-        *second = None;
+    let done = go_on(cipher, step).and_then(|output| {
+        if !matches!(output, Output::Length(_) | Output::TooSmall(_)) {
+            go_on(other, |other| feed(other, output_bytes(&output)))?;
+        }
+        Ok(output)
+    });
+    done.inspect_err(|_| {
+        *cipher = None;
+        *other = None;
     })
-}
-
-fn is_length(output: &Output) -> bool {
-    matches!(output, Output::Length(_) | Output::TooSmall(_))
 }
