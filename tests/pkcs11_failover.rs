@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 use cryptoki::mechanism::Mechanism;
 use cryptoki::object::Attribute;
 use cryptoki::session::Session;
-use rustix::process::Signal;
 
 use pkcs11_fixture::Server;
 use pkcs11_fixture::library::{library, new_token, set_environment, user_session};
@@ -77,9 +76,9 @@ fn sessions_go_on_in_the_other_region_and_come_home() {
         away.kill();
         goes_on();
         away.restart();
-        home.signal(Signal::STOP);
+        home.halt();
         goes_on();
-        home.signal(Signal::CONT);
+        home.go_on();
         stop.store(true, Ordering::Relaxed);
         workers.into_iter().map(|worker| worker.join().unwrap()).max()
     });

@@ -11,7 +11,6 @@ use cryptoki::error::{Error, RvError};
 use cryptoki::mechanism::Mechanism;
 use cryptoki::object::Attribute;
 use cryptoki::session::Session;
-use rustix::process::Signal;
 
 use pkcs11_fixture::Server;
 use pkcs11_fixture::library::{library, new_token, set_environment, user_session};
@@ -44,18 +43,20 @@ fn the_library_outlives_its_server() {
     // While it is gone, calls that need it fail at once, others go on.
     server.kill();
     let started = Instant::now();
-    assert!(matches!(encrypt(&session), Err(Error::Pkcs11(RvError::DeviceError, _))));
+    let outcome = encrypt(&session);
+    assert!(matches!(outcome, Err(Error::Pkcs11(RvError::DeviceError, _))), "{outcome:?}");
     assert!(started.elapsed() < Duration::from_secs(3));
     assert_eq!(session.digest(&Mechanism::Sha256, b"abc").unwrap().len(), 32);
     server.restart();
     assert_eq!(encrypt(&session).unwrap(), expected);
 
     // It hangs: the deadline ends the call, and the next one works.
-    server.signal(Signal::STOP);
+    server.halt();
     let started = Instant::now();
-    assert!(matches!(encrypt(&session), Err(Error::Pkcs11(RvError::DeviceError, _))));
+    let outcome = encrypt(&session);
+    assert!(matches!(outcome, Err(Error::Pkcs11(RvError::DeviceError, _))), "{outcome:?}");
     assert!((9..15).contains(&started.elapsed().as_secs()), "{:?}", started.elapsed());
-    server.signal(Signal::CONT);
+    server.go_on();
     assert_eq!(encrypt(&session).unwrap(), expected);
 
     // A child that ends without a word to the library does not touch the parent's connection.

@@ -80,7 +80,12 @@ class Region:
         return int((self.state / f"{process}.pid").read_text().split()[0])
 
     def signal(self, process: str, number: signal.Signals) -> None:
-        os.kill(self.pid(process), number)
+        """Sends a signal; if it's SIGSTOP, waits until no thread of the process runs any more."""
+        pid = self.pid(process)
+        os.kill(pid, number)
+        if number == signal.SIGSTOP:
+            tasks = Path(f"/proc/{pid}/task")
+            eventually(lambda: all(state(task) in "TZX" for task in tasks.iterdir()), f"process {pid} is stopped")
 
     def kill(self, *processes: str) -> None:
         """Kills processes at once, as a power failure would, and waits until they are gone."""
@@ -172,11 +177,15 @@ def free_port() -> int:
 
 
 def alive(pid: int) -> bool:
+    return state(Path(f"/proc/{pid}")) not in "ZX"
+
+
+def state(task: Path) -> str:
+    """The letter that says what a process or thread does; X if it's gone."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
+        return (task / "stat").read_text().rpartition(")")[2].split()[0]
     except (FileNotFoundError, ProcessLookupError):
-        return False
-    return stat.rpartition(")")[2].split()[0] not in "ZX"
+        return "X"
 
 
 def eventually(condition: Callable[[], T], what: str, seconds: float = 30) -> T:

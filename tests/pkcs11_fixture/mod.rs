@@ -110,9 +110,25 @@ impl Server {
         String::from_utf8(output.stdout).unwrap()
     }
 
-    /// Makes it stop answering, or go on.
-    pub fn signal(&self, signal: Signal) {
-        kill_process(self.process.pid, signal).unwrap();
+    /// Makes it stop answering: when this returns, no thread of it runs any more.
+    pub fn halt(&self) {
+        kill_process(self.process.pid, Signal::STOP).unwrap();
+        let tasks = format!("/proc/{}/task", self.process.pid.as_raw_pid());
+        let is_stopped = |task: std::io::Result<std::fs::DirEntry>| {
+            let stat = std::fs::read_to_string(task.unwrap().path().join("stat"));
+            // A thread that has just ended is as quiet as one that is stopped.
+            stat.map_or(true, |stat| stat.rsplit(") ").next().unwrap().starts_with('T'))
+        };
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !std::fs::read_dir(&tasks).unwrap().all(is_stopped) {
+            assert!(Instant::now() < deadline, "the server does not stop");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Lets it go on.
+    pub fn go_on(&self) {
+        kill_process(self.process.pid, Signal::CONT).unwrap();
     }
 }
 
