@@ -100,7 +100,7 @@ impl<'a> Caller<'a> {
     ///
     /// # Errors
     /// `CKR_ARGUMENTS_BAD`; `CKR_ATTRIBUTE_VALUE_INVALID` for a value of the wrong size;
-    /// `CKR_TEMPLATE_INCONSISTENT` for an attribute twice; `CKR_ATTRIBUTE_TYPE_INVALID` for nested templates.
+    /// `CKR_TEMPLATE_INCONSISTENT` for an attribute twice.
     pub fn template(&self, pointer: *const CK_ATTRIBUTE, count: CK_ULONG) -> Result<Attributes> {
         self.attributes(pointer, count, |_, _| false)
     }
@@ -122,14 +122,32 @@ impl<'a> Caller<'a> {
     ) -> Result<Attributes> {
         let mut attributes = Attributes::new();
         for entry in self.slice(pointer, check_count(count)?)? {
-            let value = self.slice(entry.pValue.cast::<u8>(), entry.ulValueLen)?;
-            let value = normalised(entry.type_, value)?;
+            let value = if representation(entry.type_) == Representation::Template {
+                self.nested_template(entry)?
+            } else {
+                normalised(entry.type_, self.slice(entry.pValue.cast::<u8>(), entry.ulValueLen)?)?
+            };
             if attributes.get(entry.type_).is_some_and(|other| !may_repeat(other, &value)) {
                 return Err(Error::new(CKR_TEMPLATE_INCONSISTENT, "an attribute is in the template twice"));
             }
             attributes.set(entry.type_, value);
         }
         Ok(attributes)
+    }
+
+    /// A template within a template.
+    fn nested_template(&self, entry: &CK_ATTRIBUTE) -> Result<Vec<u8>> {
+        let invalid = |message| Err(Error::new(CKR_ATTRIBUTE_VALUE_INVALID, message));
+        let size = size_of::<CK_ATTRIBUTE>() as CK_ULONG;
+        if !entry.ulValueLen.is_multiple_of(size) {
+            return invalid("a template within the template has the wrong size");
+        }
+        let (pointer, count) = (entry.pValue.cast::<CK_ATTRIBUTE>().cast_const(), entry.ulValueLen / size);
+        let is_template = |inner: &CK_ATTRIBUTE| representation(inner.type_) == Representation::Template;
+        if self.slice(pointer, check_count(count)?)?.iter().any(is_template) {
+            return invalid("a template within the template has another one within");
+        }
+        Ok(self.template(pointer, count)?.encode().to_vec())
     }
 
     /// `C_GetAttributeValue`: answers every entry of the template, and gives the error of the standard's
@@ -145,22 +163,13 @@ impl<'a> Caller<'a> {
     ) -> Result<()> {
         let entries: Vec<CK_ATTRIBUTE> = self.slice(pointer.cast_const(), check_count(count)?)?.to_vec();
         let mut first_error = Ok(());
-        for (i, entry) in entries.into_iter().enumerate() {
+        for (i, entry) in entries.iter().enumerate() {
             let result = answer(entry.type_).and_then(|value| {
-                let value = value.as_bytes();
-                if !entry.pValue.is_null() {
-                    if usize::try_from(entry.ulValueLen).is_ok_and(|room| room < value.len()) {
-                        return Err(Error::new(
-                            CKR_BUFFER_TOO_SMALL,
-                            "the buffer of an attribute is too small",
-                        ));
-                    }
-                    // SAFETY: not NULL, and the caller promises ulValueLen bytes, which suffice.
-                    unsafe {
-                        ptr::copy_nonoverlapping(value.as_ptr(), entry.pValue.cast::<u8>(), value.len())
-                    };
+                if representation(entry.type_) == Representation::Template {
+                    self.fill_nested(entry, &Attributes::decode(value.as_bytes())?)
+                } else {
+                    fill_value(entry, value.as_bytes())
                 }
-                Ok(value.len() as CK_ULONG)
             });
             let len = match result {
                 Ok(len) => len,
@@ -182,6 +191,30 @@ impl<'a> Caller<'a> {
             unsafe { (*pointer.add(i)).ulValueLen = len };
         }
         first_error
+    }
+
+    /// Answers one entry with a template: as many entries as it has, each with what fits.
+    fn fill_nested(&self, entry: &CK_ATTRIBUTE, template: &Attributes) -> Result<CK_ULONG> {
+        let len = (template.len() * size_of::<CK_ATTRIBUTE>()) as CK_ULONG;
+        if entry.pValue.is_null() {
+            return Ok(len);
+        }
+        if entry.ulValueLen < len {
+            return Err(too_small());
+        }
+        let pointer = entry.pValue.cast::<CK_ATTRIBUTE>();
+        let places = self.slice(pointer.cast_const(), template.len() as CK_ULONG)?.to_vec();
+        let mut outcome = Ok(len);
+        for (i, ((kind, value), place)) in template.iter().zip(&places).enumerate() {
+            let filled = fill_value(place, value);
+            let value_len = *filled.as_ref().unwrap_or(&CK_UNAVAILABLE_INFORMATION);
+            // SAFETY: it was read from here before, and the caller promises that it may be written.
+            unsafe {
+                *pointer.add(i) = CK_ATTRIBUTE { type_: kind, pValue: place.pValue, ulValueLen: value_len }
+            };
+            outcome = outcome.and_then(|len| filled.map(|_| len));
+        }
+        outcome
     }
 
     /// A mechanism with its parameter; `None` for NULL.
@@ -360,6 +393,18 @@ impl OutExact<'_> {
     }
 }
 
+/// Answers one entry of a template: the value if there is room, and its length.
+fn fill_value(entry: &CK_ATTRIBUTE, value: &[u8]) -> Result<CK_ULONG> {
+    if !entry.pValue.is_null() {
+        if usize::try_from(entry.ulValueLen).is_ok_and(|room| room < value.len()) {
+            return Err(Error::new(CKR_BUFFER_TOO_SMALL, "the buffer of an attribute is too small"));
+        }
+        // SAFETY: not NULL, and the caller promises ulValueLen bytes, which suffice.
+        unsafe { ptr::copy_nonoverlapping(value.as_ptr(), entry.pValue.cast::<u8>(), value.len()) };
+    }
+    Ok(value.len() as CK_ULONG)
+}
+
 /// A value in the representation that the inner layers know: numbers of 8 bytes, booleans 0 or 1.
 fn normalised(kind: CK_ATTRIBUTE_TYPE, value: &[u8]) -> Result<Vec<u8>> {
     match (representation(kind), value) {
@@ -367,9 +412,6 @@ fn normalised(kind: CK_ATTRIBUTE_TYPE, value: &[u8]) -> Result<Vec<u8>> {
         (Representation::Ulong, value) if value.len() == size_of::<CK_ULONG>() => Ok(value.to_vec()),
         (Representation::Ulongs, value) if value.len() % size_of::<CK_ULONG>() == 0 => Ok(value.to_vec()),
         (Representation::Bytes, value) if value.len() <= MAX_VALUE_BYTES => Ok(value.to_vec()),
-        (Representation::Template, _) => {
-            Err(Error::new(CKR_ATTRIBUTE_TYPE_INVALID, "templates within templates are not supported"))
-        }
         _ => Err(Error::new(CKR_ATTRIBUTE_VALUE_INVALID, "an attribute's value has the wrong size")),
     }
 }

@@ -1,6 +1,7 @@
 //! Which representation the value of an attribute has (section 4 of the standard).
 
 use cryptoki_sys::*;
+use hsm_emulator::units::nested_template::is_template;
 
 /// How the C interface represents an attribute's value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,26 +61,7 @@ pub fn representation(kind: CK_ATTRIBUTE_TYPE) -> Representation {
         | CKA_MECHANISM_TYPE
         | CKA_PROFILE_ID => Representation::Ulong,
         CKA_ALLOWED_MECHANISMS => Representation::Ulongs,
-        CKA_WRAP_TEMPLATE
-        | CKA_UNWRAP_TEMPLATE
-        | CKA_DERIVE_TEMPLATE
-        | CKA_ENCAPSULATE_TEMPLATE
-        | CKA_DECAPSULATE_TEMPLATE => Representation::Template,
+        kind if is_template(kind) => Representation::Template,
         _ => Representation::Bytes,
     }
-}
-
-/// May an object hold this attribute without showing it in clear?
-pub fn may_be_sealed(kind: CK_ATTRIBUTE_TYPE) -> bool {
-    matches!(
-        kind,
-        CKA_VALUE
-            | CKA_PRIVATE_EXPONENT
-            | CKA_PRIME_1
-            | CKA_PRIME_2
-            | CKA_EXPONENT_1
-            | CKA_EXPONENT_2
-            | CKA_COEFFICIENT
-            | CKA_SEED
-    )
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use cryptoki_sys::*;
-use hsm_emulator::units::{Attributes, Result};
+use hsm_emulator::units::{Attributes, Result, may_be_sealed};
 
 use crate::backend::{Backend, Changes, ObjectId};
 use crate::handles::{HandleTable, read, write};
@@ -269,7 +269,7 @@ pub fn refresh(module: &Module, slot: &Slot) -> Result<()> {
 /// Does the object hold these values, sealed but readable?
 pub fn sealed_matches(backend: &dyn Backend, object: &Object, wanted: &Attributes) -> bool {
     wanted.iter().all(|(kind, value)| {
-        crate::attribute_kinds::may_be_sealed(kind)
+        may_be_sealed(kind)
             && backend.sealed_attribute(&object.blob, kind).is_ok_and(|own| own.as_slice() == value)
     })
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use cryptoki_sys::*;
 use hsm_emulator::units::mechanism::{Mechanism, OtherKey, asymmetric, post_quantum};
+use hsm_emulator::units::nested_template::{self, completed};
 use hsm_emulator::units::{Attributes, Error, Result};
 
 use crate::mechanisms::MechanismInfo;
@@ -26,7 +27,7 @@ pub fn generate_key(
     MechanismInfo::for_use(mechanism, CKF_GENERATE)?;
     let parameters = matches!(mechanism.kind, CKM_DH_PKCS_PARAMETER_GEN | CKM_DSA_PARAMETER_GEN);
     let destination = Destination::check(session, template, !parameters)?;
-    let made = module.backend.generate_key(mechanism, template).map_err(value_not_size)?;
+    let made = module.backend.generate_key(mechanism, &destination.template).map_err(value_not_size)?;
     destination.place(module, session, made)
 }
 
@@ -44,7 +45,8 @@ pub fn generate_key_pair(
     MechanismInfo::for_use(mechanism, CKF_GENERATE_KEY_PAIR)?;
     let public_destination = Destination::check(session, public, false)?;
     let private_destination = Destination::check(session, private, true)?;
-    let pair = module.backend.generate_key_pair(mechanism, public, private);
+    let templates = (&public_destination.template, &private_destination.template);
+    let pair = module.backend.generate_key_pair(mechanism, templates.0, templates.1);
     let (public, private) = pair.map_err(value_not_size)?;
     let public = public_destination.place(module, session, public)?;
     match private_destination.place(module, session, private) {
@@ -75,9 +77,7 @@ pub fn wrap_key(
     if !wrapped.is(CKA_EXTRACTABLE) {
         return Err(Error::new(CKR_KEY_UNEXTRACTABLE, "the key must not leave the HSM"));
     }
-    if wrapped.is(CKA_WRAP_WITH_TRUSTED) && !wrapping.is(CKA_TRUSTED) {
-        return Err(Error::new(CKR_KEY_NOT_WRAPPABLE, "the key may be wrapped by a trusted key alone"));
-    }
+    nested_template::check_wrapping(&wrapping.attributes, &wrapped.attributes)?;
     if room == Room::Query
         && let Some(len) = wrapped_bytes(&wrapping, mechanism, &wrapped)
     {
@@ -101,8 +101,9 @@ pub fn unwrap_key(
     template: &Attributes,
 ) -> Result<CK_OBJECT_HANDLE> {
     let unwrapping = Role::UNWRAPPING.check(module, session, mechanism, unwrapping)?;
-    let destination = Destination::check(session, template, true)?;
-    let blob = module.backend.unwrap_key(mechanism, &unwrapping.blob, wrapped, template)?;
+    let template = completed(&unwrapping.attributes, CKA_UNWRAP_TEMPLATE, template)?;
+    let destination = Destination::check(session, &template, true)?;
+    let blob = module.backend.unwrap_key(mechanism, &unwrapping.blob, wrapped, &destination.template)?;
     destination.place(module, session, blob)
 }
 
@@ -118,22 +119,29 @@ pub fn derive_key(
     template: &Attributes,
 ) -> Result<CK_OBJECT_HANDLE> {
     let Prepared { key, .. } = Prepared::check(module, session, mechanism, base, CKF_DERIVE, CKA_DERIVE)?;
-    let mechanism = with_keys(module, session, mechanism)?;
+    let mut mechanism = mechanism.clone();
+    let others = other_keys(module, session, &mut mechanism)?;
+    let mut template = template.clone();
+    for source in std::iter::once(&key).chain(&others) {
+        template = completed(&source.attributes, CKA_DERIVE_TEMPLATE, &template)?;
+    }
     let private_by_default = mechanism.kind != CKM_HKDF_DATA;
-    let destination = Destination::check(session, template, private_by_default)?;
-    let blob = module.backend.derive_key(&mechanism, &key.blob, template)?;
+    let destination = Destination::check(session, &template, private_by_default)?;
+    let blob = module.backend.derive_key(&mechanism, &key.blob, &destination.template)?;
     destination.place(module, session, blob)
 }
 
-/// The same mechanism with the keys themselves in the place of the handles in its parameter.
-fn with_keys(module: &Module, session: &Session, mechanism: &Mechanism) -> Result<Mechanism> {
-    let mut mechanism = mechanism.clone();
+/// The keys whose handles are in the mechanism's parameter. They take the place of the handles.
+fn other_keys(module: &Module, session: &Session, mechanism: &mut Mechanism) -> Result<Vec<Arc<Object>>> {
+    let mut keys = Vec::new();
     for other in mechanism.parameter.other_keys() {
         if let OtherKey::Handle(handle) = *other {
-            *other = OtherKey::Blob(key(module, session, handle)?.blob.clone());
+            let key = key(module, session, handle)?;
+            *other = OtherKey::Blob(key.blob.clone());
+            keys.push(key);
         }
     }
-    Ok(mechanism)
+    Ok(keys)
 }
 
 /// `C_EncapsulateKey`: what the private key's owner needs, and the new key. There is no key if the caller's room
@@ -154,8 +162,9 @@ pub fn encapsulate_key(
     if let Some(answer) = Output::without_bytes(room, post_quantum::output_bytes(&key.attributes)) {
         return Ok((answer, None));
     }
-    let destination = Destination::check(session, template, true)?;
-    let (encapsulated, blob) = module.backend.encapsulate_key(mechanism, &key.blob, template)?;
+    let template = completed(&key.attributes, CKA_ENCAPSULATE_TEMPLATE, template)?;
+    let destination = Destination::check(session, &template, true)?;
+    let (encapsulated, blob) = module.backend.encapsulate_key(mechanism, &key.blob, &destination.template)?;
     let handle = destination.place(module, session, blob)?;
     Ok((Output::Public(encapsulated), Some(handle)))
 }
@@ -174,8 +183,9 @@ pub fn decapsulate_key(
 ) -> Result<CK_OBJECT_HANDLE> {
     let Prepared { key, .. } =
         Prepared::check(module, session, mechanism, key, CKF_DECAPSULATE, CKA_DECAPSULATE)?;
-    let destination = Destination::check(session, template, true)?;
-    let blob = module.backend.decapsulate_key(mechanism, &key.blob, encapsulated, template)?;
+    let template = completed(&key.attributes, CKA_DECAPSULATE_TEMPLATE, template)?;
+    let destination = Destination::check(session, &template, true)?;
+    let blob = module.backend.decapsulate_key(mechanism, &key.blob, encapsulated, &destination.template)?;
     destination.place(module, session, blob)
 }
 

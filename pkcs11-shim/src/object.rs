@@ -3,10 +3,9 @@
 use std::sync::{Arc, OnceLock};
 
 use cryptoki_sys::*;
-use hsm_emulator::units::{Attributes, Error, KeyBlob, Result};
+use hsm_emulator::units::{Attributes, Error, KeyBlob, Result, may_be_sealed};
 
-use crate::attribute_kinds::may_be_sealed;
-use crate::backend::ObjectId;
+use crate::backend::{Grant, ObjectId};
 use crate::catalogue;
 use crate::handles::{read, write};
 use crate::key_mgmt::value_not_size;
@@ -128,9 +127,22 @@ fn new_id() -> Result<ObjectId> {
     Ok(id)
 }
 
-/// Where a new object will live, settled before the HSM works on it.
+/// What a new object will be and where it will live, settled before the HSM works on it.
 pub struct Destination {
+    /// For the HSM.
+    pub template: Attributes,
     token: bool,
+    vouching: Option<Grant>,
+}
+
+/// A template as any user may give it, and the SO's grant if he sets `CKA_TRUSTED` by it, which nobody else may.
+fn without_trust(session: &Session, template: &Attributes) -> (Attributes, Option<Grant>) {
+    let mut template = template.clone();
+    let vouching = session.slot.so_grant().filter(|_| template.bool(CKA_TRUSTED) == Some(true));
+    if vouching.is_some() {
+        template.remove(CKA_TRUSTED);
+    }
+    (template, vouching)
 }
 
 impl Destination {
@@ -145,7 +157,8 @@ impl Destination {
             session.require_rw()?;
         }
         require_login_for(session, template.bool(CKA_PRIVATE).unwrap_or(private_by_default))?;
-        Ok(Self { token })
+        let (template, vouching) = without_trust(session, template);
+        Ok(Self { template, token, vouching })
     }
 
     /// Puts the new object where it belongs, durably if on the token.
@@ -154,6 +167,10 @@ impl Destination {
     /// `CKR_USER_NOT_LOGGED_IN`, `CKR_SESSION_CLOSED`, the backend's.
     pub fn place(&self, module: &Module, session: &Session, blob: KeyBlob) -> Result<CK_OBJECT_HANDLE> {
         let slot = &session.slot;
+        let blob = match &self.vouching {
+            Some(grant) => module.backend.trust_object(grant, &blob)?,
+            None => blob,
+        };
         let handle = crate::handles::HandleTable::<Object>::reserve();
         if !self.token {
             let object = Object::new(slot.id, Owner::Session(session.handle), blob)?;
@@ -188,7 +205,7 @@ impl Destination {
 pub fn create_object(module: &Module, session: &Session, template: &Attributes) -> Result<CK_OBJECT_HANDLE> {
     let secret = matches!(template.ulong(CKA_CLASS), Some(CKO_SECRET_KEY | CKO_PRIVATE_KEY));
     let destination = Destination::check(session, template, secret)?;
-    let blob = module.backend.create_object(template).map_err(value_not_size)?;
+    let blob = module.backend.create_object(&destination.template).map_err(value_not_size)?;
     destination.place(module, session, blob)
 }
 
@@ -211,7 +228,7 @@ pub fn copy_object(
         wanted.set(kind, value);
     }
     let destination = Destination::check(session, &wanted, object.private)?;
-    let blob = module.backend.change_object(&object.blob, template, true)?;
+    let blob = module.backend.change_object(&object.blob, &destination.template, true)?;
     destination.place(module, session, blob)
 }
 
@@ -297,6 +314,7 @@ pub fn set_attribute_value(
     handle: CK_OBJECT_HANDLE,
     template: &Attributes,
 ) -> Result<()> {
+    let (changes, vouching) = without_trust(session, template);
     loop {
         let object = module.object(session, handle)?;
         if let Owner::Token(_) = object.owner {
@@ -305,7 +323,10 @@ pub fn set_attribute_value(
         if object.attributes.bool(CKA_MODIFIABLE) == Some(false) {
             return Err(Error::new(CKR_ACTION_PROHIBITED, "the object may not be changed"));
         }
-        let blob = module.backend.change_object(&object.blob, template, false)?;
+        let mut blob = module.backend.change_object(&object.blob, &changes, false)?;
+        if let Some(grant) = &vouching {
+            blob = module.backend.trust_object(grant, &blob)?;
+        }
         let changed = object.changed(blob)?;
         require_login_for(session, changed.private)?;
         let slot = &session.slot;

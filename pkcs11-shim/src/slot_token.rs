@@ -78,6 +78,14 @@ impl Slot {
         }
     }
 
+    /// The SO's proof of login, if there is one.
+    pub fn so_grant(&self) -> Option<Grant> {
+        match &read(&self.usage).login {
+            Login::So(grant) => Some(grant.clone()),
+            _ => None,
+        }
+    }
+
     /// Looks at an error that the backend gave for a grant: if the grant is void, since the PIN was changed
     /// elsewhere, nobody is logged in any more, and may log in with the new PIN.
     pub fn note_void_grant(&self, grant: Option<&Grant>, error: Error) -> Error {
@@ -288,10 +296,8 @@ pub fn init_token(module: &Module, id: CK_SLOT_ID, so_pin: &[u8], label: &[u8; 3
 /// # Errors
 /// `CKR_USER_NOT_LOGGED_IN` unless the SO is, `CKR_PIN_LEN_RANGE`, `CKR_PIN_INVALID`.
 pub fn init_pin(module: &Module, session: &Session, pin: &[u8]) -> Result<()> {
-    let grant = match &read(&session.slot.usage).login {
-        Login::So(grant) => grant.clone(),
-        _ => return Err(Error::new(CKR_USER_NOT_LOGGED_IN, "the security officer is not logged in")),
-    };
+    let not_there = || Error::new(CKR_USER_NOT_LOGGED_IN, "the security officer is not logged in");
+    let grant = session.slot.so_grant().ok_or_else(not_there)?;
     check_new_pin(pin)?;
     module.backend.init_pin(&grant, pin)
 }

@@ -17,6 +17,7 @@ mod post_quantum;
 mod raw;
 mod several_operations;
 mod signatures;
+mod templates;
 mod tokens;
 
 use std::sync::{Mutex, OnceLock, PoisonError};

@@ -150,6 +150,35 @@ impl RawSession {
         Ok(value)
     }
 
+    /// A template that is an attribute: its size, the sizes of its values, and then they. `short`: there is one byte
+    /// less room for the first of them.
+    pub fn nested_attribute(
+        &self,
+        object: CK_OBJECT_HANDLE,
+        kind: CK_ATTRIBUTE_TYPE,
+        short: bool,
+    ) -> Outcome<Vec<(CK_ATTRIBUTE_TYPE, Vec<u8>)>> {
+        let mut outer = [CK_ATTRIBUTE { type_: kind, pValue: null_mut(), ulValueLen: 0 }];
+        let ask = |outer: &mut [CK_ATTRIBUTE]| {
+            let (pointer, len) = parts(outer);
+            check(unsafe { functions().C_GetAttributeValue(self.handle, object, pointer, len) })
+        };
+        ask(&mut outer)?;
+        let mut inner = vec![
+            CK_ATTRIBUTE { type_: 0, pValue: null_mut(), ulValueLen: 0 };
+            outer[0].ulValueLen as usize / size_of::<CK_ATTRIBUTE>()
+        ];
+        outer[0].pValue = inner.as_mut_ptr().cast();
+        ask(&mut outer)?;
+        let mut values: Vec<_> = inner.iter().map(|entry| vec![0; entry.ulValueLen as usize]).collect();
+        for (entry, value) in inner.iter_mut().zip(&mut values) {
+            entry.pValue = value.as_mut_ptr().cast();
+        }
+        inner[0].ulValueLen -= CK_ULONG::from(short);
+        ask(&mut outer)?;
+        Ok(inner.iter().map(|entry| entry.type_).zip(values).collect())
+    }
+
     pub fn value(&self, object: CK_OBJECT_HANDLE) -> Vec<u8> {
         self.attribute(object, CKA_VALUE).expect("a value")
     }
@@ -328,6 +357,23 @@ impl RawSession {
             )
         };
         check(code).map(|()| key)
+    }
+}
+
+/// A template as an attribute's value: entries, which point at the values.
+pub struct Nested<'a> {
+    entries: Vec<CK_ATTRIBUTE>,
+    values: PhantomData<&'a ()>,
+}
+
+impl<'a> Nested<'a> {
+    pub fn new(template: Template<'a>) -> Self {
+        Self { entries: attributes(template), values: PhantomData }
+    }
+
+    pub fn bytes(&self) -> &[u8] {
+        // SAFETY: the entries have no gaps, and are only looked at.
+        unsafe { std::slice::from_raw_parts(self.entries.as_ptr().cast(), size_of_val(&self.entries[..])) }
     }
 }
 

@@ -193,6 +193,20 @@ impl Tokens {
         Ok(())
     }
 
+    /// The object with `CKA_TRUSTED`. Needs the SO's grant.
+    ///
+    /// # Errors
+    /// `CKR_USER_NOT_LOGGED_IN`, and as [`CryptoUnit::trust_object`].
+    pub fn trust_object(&self, grant: &Grant, object: &KeyBlob) -> Result<KeyBlob> {
+        let (serial, user) = self.open_grant(grant)?;
+        if user != User::So {
+            return Err(Error::new(CKR_USER_NOT_LOGGED_IN, "only the SO may say that an object is trusted"));
+        }
+        let trusted = self.region.seal_for_caller(|unit| unit.trust_object(object))?;
+        tracing::info!(serial, "the SO says that an object is trusted");
+        Ok(trusted)
+    }
+
     /// Changes a PIN.
     ///
     /// # Errors

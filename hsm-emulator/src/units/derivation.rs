@@ -13,6 +13,7 @@ use super::key_cache::{Key, OpenObject};
 use super::mechanism::{
     Mechanism, OtherKey, Parameter, cipher, dh, ecdh, inconsistent, key_bits, secret_key,
 };
+use super::nested_template;
 use super::template::{Draft, Origin};
 
 /// What a mechanism does with the base key.
@@ -80,19 +81,26 @@ impl CryptoUnit {
         }
         let others = self.other_keys(mechanism)?;
         let sources = || std::iter::once(&object).chain(&others);
+        let mut template = template.clone();
+        for source in sources() {
+            template = nested_template::completed(&source.attributes, CKA_DERIVE_TEMPLATE, &template)?;
+        }
         let all = |attribute| sources().all(|key| key.attributes.bool(attribute) == Some(true));
         let origin = Origin::Derived {
             always_sensitive: all(CKA_ALWAYS_SENSITIVE),
             never_extractable: all(CKA_NEVER_EXTRACTABLE),
         };
         if mechanism.kind == CKM_HKDF_DATA {
-            return self.derive_data(mechanism, &object, &others, template, origin);
+            return self.derive_data(mechanism, &object, &others, &template, origin);
         }
         let key_type = derivation.default_type().filter(|_| !template.contains(CKA_KEY_TYPE));
-        let draft = Draft::new(template, Some(CKO_SECRET_KEY), key_type, origin)?;
+        let mut draft = Draft::new(&template, Some(CKO_SECRET_KEY), key_type, origin)?;
         if key_bits::reveals_base(mechanism.kind) {
             let any_sensitive = sources().any(|key| key.attributes.bool(CKA_SENSITIVE) == Some(true));
-            check_protection(template, any_sensitive, all(CKA_EXTRACTABLE))?;
+            check_protection(&template, any_sensitive, all(CKA_EXTRACTABLE))?;
+            if sources().any(|key| key.attributes.bool(CKA_WRAP_WITH_TRUSTED) == Some(true)) {
+                draft.keep_for_trusted_keys(&template)?;
+            }
         }
         let bytes = derived_bytes(derivation, mechanism, &object, &others, wanted_bytes(&draft))?;
         self.seal_derived_value(draft, &bytes, derivation.shortage())

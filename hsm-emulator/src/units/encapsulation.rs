@@ -9,6 +9,7 @@ use super::crypto_unit::CryptoUnit;
 use super::error::{Error, Result};
 use super::key_cache::Key;
 use super::mechanism::{Mechanism, Parameter, inconsistent, post_quantum};
+use super::nested_template;
 use super::template::{Draft, Origin};
 
 impl CryptoUnit {
@@ -23,8 +24,9 @@ impl CryptoUnit {
         template: &Attributes,
     ) -> Result<(Vec<u8>, KeyBlob)> {
         let object = self.usable(key, CKA_ENCAPSULATE, mechanism)?;
+        let template = nested_template::completed(&object.attributes, CKA_ENCAPSULATE_TEMPLATE, template)?;
         no_parameter(mechanism)?;
-        let draft = Draft::new(template, Some(CKO_SECRET_KEY), None, Origin::Unwrapped)?;
+        let draft = Draft::new(&template, Some(CKO_SECRET_KEY), None, Origin::Unwrapped)?;
         match (mechanism.kind, &object.key) {
             (CKM_ML_KEM, Key::Public(key)) => {
                 let (encapsulated, secret) = post_quantum::encapsulate(&object.attributes, key)?;
@@ -47,8 +49,9 @@ impl CryptoUnit {
         template: &Attributes,
     ) -> Result<KeyBlob> {
         let object = self.usable(key, CKA_DECAPSULATE, mechanism)?;
+        let template = nested_template::completed(&object.attributes, CKA_DECAPSULATE_TEMPLATE, template)?;
         no_parameter(mechanism)?;
-        let draft = Draft::new(template, Some(CKO_SECRET_KEY), None, Origin::Unwrapped)?;
+        let draft = Draft::new(&template, Some(CKO_SECRET_KEY), None, Origin::Unwrapped)?;
         match (mechanism.kind, &object.key) {
             (CKM_ML_KEM, Key::Private(key)) => {
                 let secret = post_quantum::decapsulate(&object.attributes, key, encapsulated)?;

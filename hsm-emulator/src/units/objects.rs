@@ -9,6 +9,7 @@ use super::blob::KeyBlob;
 use super::crypto_unit::CryptoUnit;
 use super::error::{Error, Result};
 use super::mechanism::{Mechanism, Parameter, asymmetric, incomplete, secret_key};
+use super::nested_template;
 use super::random;
 use super::template::{Draft, Origin};
 
@@ -124,18 +125,31 @@ impl CryptoUnit {
         self.rewrap(object)
     }
 
-    /// What wrapping encrypts: the bytes of a secret key, or a private key in PKCS #8.
+    /// The object with `CKA_TRUSTED`, which the SO alone may set: whoever calls this has seen his PIN.
     ///
     /// # Errors
-    /// `CKR_KEY_UNEXTRACTABLE`, `CKR_KEY_NOT_WRAPPABLE`.
-    pub(super) fn exported(&self, object: &KeyBlob) -> Result<Zeroizing<Vec<u8>>> {
+    /// `CKR_ATTRIBUTE_TYPE_INVALID` if nobody asks whether such an object is trusted, and those of opening.
+    pub fn trust_object(&self, object: &KeyBlob) -> Result<KeyBlob> {
+        let (mut clear, secret) = self.unseal_pkcs11(object)?;
+        if !clear.contains(CKA_TRUSTED) {
+            let message = "certificates, public keys and secret keys alone are trusted";
+            return Err(Error::new(CKR_ATTRIBUTE_TYPE_INVALID, message));
+        }
+        clear.set_bool(CKA_TRUSTED, true);
+        self.seal(&clear, &secret)
+    }
+
+    /// What the wrapping key, which has these attributes, encrypts: the bytes of a secret key, or a private key in
+    /// PKCS #8.
+    ///
+    /// # Errors
+    /// `CKR_KEY_UNEXTRACTABLE`, `CKR_KEY_NOT_WRAPPABLE`, `CKR_KEY_HANDLE_INVALID`.
+    pub(super) fn exported(&self, wrapping: &Attributes, object: &KeyBlob) -> Result<Zeroizing<Vec<u8>>> {
         let (clear, secret) = self.unseal_pkcs11(object)?;
         if clear.bool(CKA_EXTRACTABLE) != Some(true) {
             return Err(Error::new(CKR_KEY_UNEXTRACTABLE, "the key is not extractable"));
         }
-        if clear.bool(CKA_WRAP_WITH_TRUSTED) == Some(true) {
-            return Err(Error::new(CKR_KEY_NOT_WRAPPABLE, "the key may be wrapped with a trusted key only"));
-        }
+        nested_template::check_wrapping(wrapping, &clear)?;
         let pkcs8 = |key: PKey<_>| {
             key.private_key_to_pkcs8()
                 .map(Zeroizing::new)

@@ -13,6 +13,7 @@ use super::key_cache::{Key, OpenObject};
 use super::mechanism::{
     Mechanism, asymmetric, cipher, inconsistent, mac, rsa, rsa_aes_wrap, secret_key_wrap,
 };
+use super::nested_template;
 
 impl CryptoUnit {
     /// Single-part encryption.
@@ -86,10 +87,11 @@ impl CryptoUnit {
     /// Wraps a key with another.
     ///
     /// # Errors
-    /// `CKR_KEY_UNEXTRACTABLE`, `CKR_KEY_NOT_WRAPPABLE`, `CKR_WRAPPING_KEY_TYPE_INCONSISTENT`, `CKR_KEY_SIZE_RANGE`.
+    /// `CKR_KEY_UNEXTRACTABLE`, `CKR_KEY_NOT_WRAPPABLE`, `CKR_KEY_HANDLE_INVALID`, `CKR_WRAPPING_KEY_TYPE_INCONSISTENT`,
+    /// `CKR_KEY_SIZE_RANGE`.
     pub fn wrap_key(&self, mechanism: &Mechanism, wrapping_key: &KeyBlob, key: &KeyBlob) -> Result<Vec<u8>> {
         let wrapping = self.usable(wrapping_key, CKA_WRAP, mechanism)?;
-        let material = self.exported(key)?;
+        let material = self.exported(&wrapping.attributes, key)?;
         match &wrapping.key {
             Key::Secret(value) if secret_key_wrap::takes(mechanism.kind, wrapping.key_type()) => {
                 secret_key_wrap::wrap(mechanism, wrapping.key_type(), value, &material)
@@ -125,6 +127,7 @@ impl CryptoUnit {
         template: &Attributes,
     ) -> Result<KeyBlob> {
         let unwrapping = self.usable(unwrapping_key, CKA_UNWRAP, mechanism)?;
+        let template = nested_template::completed(&unwrapping.attributes, CKA_UNWRAP_TEMPLATE, template)?;
         let bytes = match &unwrapping.key {
             Key::Secret(value) if secret_key_wrap::takes(mechanism.kind, unwrapping.key_type()) => {
                 secret_key_wrap::unwrap(mechanism, unwrapping.key_type(), value, wrapped)?
@@ -145,7 +148,7 @@ impl CryptoUnit {
                 return Err(Error::new(CKR_UNWRAPPING_KEY_TYPE_INCONSISTENT, message));
             }
         };
-        self.import_unwrapped(template, &bytes)
+        self.import_unwrapped(&template, &bytes)
     }
 
     /// The key, if it may be used like this.

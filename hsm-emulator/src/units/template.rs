@@ -6,6 +6,7 @@ use cryptoki_sys::*;
 use super::attributes::Attributes;
 use super::error::{Error, Result};
 use super::mechanism::secret_key;
+use super::nested_template;
 
 /// How an object comes to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +34,8 @@ enum Kind {
     /// Empty, or eight characters.
     Date,
     Bytes,
+    /// A template within the template.
+    Template,
 }
 
 /// What a silent template means.
@@ -56,7 +59,7 @@ enum Given {
     Created,
     /// Only when the key is made by the token.
     Made,
-    /// Only as false: nobody can vouch for an object yet.
+    /// Only as false: the SO vouches for objects, by [`CryptoUnit::trust_object`](super::crypto_unit::CryptoUnit::trust_object).
     OnlyFalse,
     /// Only by the token.
     Never,
@@ -119,7 +122,7 @@ const DATA: &[Row] = &[
 
 const CERTIFICATE: &[Row] = &[
     row(CKA_CERTIFICATE_TYPE, K::Ulong, F::Absent, G::Always, C::Never),
-    row(CKA_TRUSTED, K::Bool, F::No, G::OnlyFalse, C::Never),
+    row(CKA_TRUSTED, K::Bool, F::No, G::OnlyFalse, C::ToFalse),
     row(CKA_CERTIFICATE_CATEGORY, K::Ulong, F::Zero, G::Always, C::Never),
     row(CKA_JAVA_MIDP_SECURITY_DOMAIN, K::Ulong, F::Zero, G::Always, C::Never),
     row(CKA_CHECK_VALUE, K::Bytes, F::Absent, G::Always, C::Never),
@@ -155,8 +158,10 @@ const PUBLIC_KEY: &[Row] = &[
     row(CKA_VERIFY_RECOVER, K::Bool, F::No, G::Always, C::Always),
     row(CKA_WRAP, K::Bool, F::No, G::Always, C::Always),
     row(CKA_ENCAPSULATE, K::Bool, F::No, G::Always, C::Always),
-    row(CKA_TRUSTED, K::Bool, F::No, G::OnlyFalse, C::Never),
+    row(CKA_TRUSTED, K::Bool, F::No, G::OnlyFalse, C::ToFalse),
     row(CKA_PUBLIC_KEY_INFO, K::Bytes, F::Absent, G::Never, C::Never),
+    row(CKA_WRAP_TEMPLATE, K::Template, F::Absent, G::Always, C::Never),
+    row(CKA_ENCAPSULATE_TEMPLATE, K::Template, F::Absent, G::Always, C::Never),
 ];
 
 const PROTECTED_KEY: &[Row] = &[
@@ -168,6 +173,8 @@ const PROTECTED_KEY: &[Row] = &[
     row(CKA_SIGN, K::Bool, F::No, G::Always, C::Always),
     row(CKA_UNWRAP, K::Bool, F::No, G::Always, C::Always),
     row(CKA_WRAP_WITH_TRUSTED, K::Bool, F::No, G::Always, C::ToTrue),
+    row(CKA_UNWRAP_TEMPLATE, K::Template, F::Absent, G::Always, C::Never),
+    row(CKA_DERIVE_TEMPLATE, K::Template, F::Absent, G::Always, C::Never),
 ];
 
 const PRIVATE_KEY: &[Row] = &[
@@ -175,6 +182,7 @@ const PRIVATE_KEY: &[Row] = &[
     row(CKA_SIGN_RECOVER, K::Bool, F::No, G::Always, C::Always),
     row(CKA_DECAPSULATE, K::Bool, F::No, G::Always, C::Always),
     row(CKA_ALWAYS_AUTHENTICATE, K::Bool, F::No, G::Always, C::Never),
+    row(CKA_DECAPSULATE_TEMPLATE, K::Template, F::Absent, G::Always, C::Never),
     row(CKA_PUBLIC_KEY_INFO, K::Bytes, F::Absent, G::Never, C::Never),
 ];
 
@@ -182,9 +190,10 @@ const SECRET_KEY: &[Row] = &[
     row(CKA_ENCRYPT, K::Bool, F::No, G::Always, C::Always),
     row(CKA_VERIFY, K::Bool, F::No, G::Always, C::Always),
     row(CKA_WRAP, K::Bool, F::No, G::Always, C::Always),
-    row(CKA_TRUSTED, K::Bool, F::No, G::OnlyFalse, C::Never),
+    row(CKA_TRUSTED, K::Bool, F::No, G::OnlyFalse, C::ToFalse),
     row(CKA_CHECK_VALUE, K::Bytes, F::Absent, G::Always, C::Never),
     row(CKA_VALUE_LEN, K::Ulong, F::Absent, G::Made, C::Never),
+    row(CKA_WRAP_TEMPLATE, K::Template, F::Absent, G::Always, C::Never),
     sealed(CKA_VALUE),
 ];
 
@@ -461,6 +470,19 @@ impl Draft {
         Ok(draft)
     }
 
+    /// A source of the key may be wrapped by trusted keys alone, and so may the key.
+    ///
+    /// # Errors
+    /// `CKR_TEMPLATE_INCONSISTENT` if the template wants it otherwise.
+    pub fn keep_for_trusted_keys(&mut self, template: &Attributes) -> Result<()> {
+        if template.bool(CKA_WRAP_WITH_TRUSTED) == Some(false) {
+            let message = "a source of the key may be wrapped by trusted keys alone, and so may what is made of its bits";
+            return Err(Error::new(CKR_TEMPLATE_INCONSISTENT, message));
+        }
+        self.clear.set_bool(CKA_WRAP_WITH_TRUSTED, true);
+        Ok(())
+    }
+
     fn section(&mut self, row: &Row) -> &mut Attributes {
         if row.sealed { &mut self.secret } else { &mut self.clear }
     }
@@ -509,6 +531,7 @@ fn check_shape(row: &Row, value: &[u8]) -> Result<()> {
         K::Ulong => value.len() == 8,
         K::Date => value.is_empty() || (value.len() == 8 && value.iter().all(u8::is_ascii_digit)),
         K::Bytes => value.len() <= MAX_VALUE_BYTES,
+        K::Template => return nested_template::check(value),
     };
     if fits {
         return Ok(());
@@ -517,6 +540,21 @@ fn check_shape(row: &Row, value: &[u8]) -> Result<()> {
         CKR_ATTRIBUTE_VALUE_INVALID,
         format!("attribute {:#x} has a value of a wrong kind", row.kind),
     ))
+}
+
+/// May an object hold this attribute without showing it in clear?
+pub fn may_be_sealed(kind: CK_ATTRIBUTE_TYPE) -> bool {
+    matches!(
+        kind,
+        CKA_VALUE
+            | CKA_PRIVATE_EXPONENT
+            | CKA_PRIME_1
+            | CKA_PRIME_2
+            | CKA_EXPONENT_1
+            | CKA_EXPONENT_2
+            | CKA_COEFFICIENT
+            | CKA_SEED
+    )
 }
 
 /// The longest value: a data object or a certificate.

@@ -164,6 +164,10 @@ impl Backend for EmbeddedBackend {
         self.tokens.init_pin(grant, pin)
     }
 
+    fn trust_object(&self, grant: &Grant, object: &KeyBlob) -> Result<KeyBlob> {
+        self.tokens.trust_object(grant, object)
+    }
+
     fn set_pin(&self, serial: &str, user: User, old: &[u8], new: &[u8]) -> Result<()> {
         self.tokens.set_pin(serial, user, old, new)
     }

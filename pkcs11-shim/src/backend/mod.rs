@@ -112,6 +112,9 @@ pub trait Backend: Send + Sync {
     /// `C_InitPIN`, with the SO's grant.
     fn init_pin(&self, grant: &Grant, pin: &[u8]) -> Result<()>;
 
+    /// The object with `CKA_TRUSTED`, with the SO's grant.
+    fn trust_object(&self, grant: &Grant, object: &KeyBlob) -> Result<KeyBlob>;
+
     /// `C_SetPIN`.
     fn set_pin(&self, serial: &str, user: User, old: &[u8], new: &[u8]) -> Result<()>;
 

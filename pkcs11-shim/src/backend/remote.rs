@@ -243,6 +243,11 @@ impl Backend for RemoteBackend {
         Ok(())
     }
 
+    fn trust_object(&self, grant: &Grant, object: &KeyBlob) -> Result<KeyBlob> {
+        let request = proto::TrustObjectRequest { grant: grant_bytes(Some(grant)), object: bytes(object) };
+        KeyBlob::parse(&expect!(self.connections.call(Call::TrustObject(request)), TrustObject).object)
+    }
+
     fn set_pin(&self, serial: &str, user: User, old: &[u8], new: &[u8]) -> Result<()> {
         let request = proto::SetPinRequest {
             serial: serial.to_owned(),

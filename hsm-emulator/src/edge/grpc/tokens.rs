@@ -115,6 +115,10 @@ impl TokensService {
                 self.tokens.init_pin(&Grant(r.grant.to_vec()), &r.pin)?;
                 Answer::InitPin(proto::InitPinResponse {})
             }
+            Call::TrustObject(r) => {
+                let trusted = self.tokens.trust_object(&Grant(r.grant.to_vec()), &blob(&r.object)?)?;
+                Answer::TrustObject(proto::TrustObjectResponse { object: bytes(&trusted) })
+            }
             Call::SetPin(r) => {
                 self.tokens.set_pin(&r.serial, user(r.user()), &r.old_pin, &r.new_pin)?;
                 Answer::SetPin(proto::SetPinResponse {})
