@@ -19,6 +19,9 @@ pub struct Catalogue {
     indexes: [HashMap<Vec<u8>, BTreeSet<CK_OBJECT_HANDLE>>; INDEXED.len()],
     /// Of token objects, also of those that are about to be stored.
     handles: HashMap<ObjectId, CK_OBJECT_HANDLE>,
+    /// Of token objects that this process has stored or deleted: the revision since when they are so. Changes that were
+    /// asked for before, and come later, do not know of it.
+    own_changes: HashMap<ObjectId, u64>,
     seen: Seen,
 }
 
@@ -52,15 +55,51 @@ impl Catalogue {
         objects.put(handle, object);
     }
 
-    /// Enters a new state of an object, under the handle that it has now: a logout may have given it another one.
+    /// Enters a new state of a session object, if that is still here.
     pub fn replace(&mut self, objects: &HandleTable<Object>, handle: CK_OBJECT_HANDLE, changed: Object) {
-        let now = match changed.owner {
-            Owner::Token(id) => self.handles.get(&id).copied(),
-            Owner::Session(_) => Some(handle),
-        };
-        if let Some(now) = now.filter(|now| self.all.contains(now)) {
-            self.insert(objects, now, changed);
+        if self.all.contains(&handle) {
+            self.insert(objects, handle, changed);
         }
+    }
+
+    /// Enters the state that a token object has since this revision, under the handle that it has now: a logout may have
+    /// given it another one.
+    pub fn replace_stored(
+        &mut self,
+        objects: &HandleTable<Object>,
+        id: ObjectId,
+        changed: Object,
+        revision: u64,
+    ) {
+        if self.note(id, changed.private, revision)
+            && let Some(handle) = self.handles.get(&id).copied()
+        {
+            self.replace(objects, handle, changed);
+        }
+    }
+
+    /// Takes a token object out that is deleted since this revision.
+    pub fn remove_deleted(
+        &mut self,
+        objects: &HandleTable<Object>,
+        id: ObjectId,
+        private: bool,
+        revision: u64,
+    ) {
+        if self.note(id, private, revision)
+            && let Some(handle) = self.handles.get(&id).copied()
+        {
+            self.remove(objects, handle);
+        }
+    }
+
+    /// Remembers a change by this process. Is it the last one, as far as is known?
+    fn note(&mut self, id: ObjectId, private: bool, revision: u64) -> bool {
+        let seen = if private { self.seen.private } else { self.seen.public };
+        let known = self.own_changes.entry(id).or_default();
+        let is_last = revision > seen.max(*known);
+        *known = revision.max(*known);
+        is_last
     }
 
     /// Takes an object out.
@@ -146,12 +185,17 @@ impl Catalogue {
             // Another thread asked later and was faster.
             return;
         }
+        let own_changes = std::mem::take(&mut self.own_changes);
+        let is_older = |id: &ObjectId| own_changes.get(id).is_some_and(|own| *own > changes.revision);
         for id in changes.deleted {
             if let Some(handle) = self.handles.get(&id).copied() {
                 self.remove(objects, handle);
             }
         }
         for (id, blob) in changes.stored {
+            if is_older(&id) {
+                continue;
+            }
             let known = self.handles.get(&id).copied();
             if known.and_then(|handle| objects.get(handle)).is_some_and(|object| object.blob == blob) {
                 continue;
@@ -165,6 +209,10 @@ impl Catalogue {
         if private_too {
             self.seen.private = changes.revision;
         }
+        // Nobody takes in changes from before that any more.
+        let seen = self.seen.public.min(self.seen.private);
+        self.own_changes = own_changes;
+        self.own_changes.retain(|_, own| *own > seen);
     }
 
     /// The handle that an object will have which is about to be stored.
@@ -179,9 +227,11 @@ impl Catalogue {
         id: ObjectId,
         expected: CK_OBJECT_HANDLE,
         object: Object,
+        revision: u64,
     ) -> CK_OBJECT_HANDLE {
+        let is_last = self.note(id, object.private, revision);
         match self.handles.get(&id) {
-            Some(now) if *now != expected => *now,
+            Some(now) if *now != expected || !is_last => *now,
             _ => {
                 self.insert(objects, expected, object);
                 expected

@@ -113,6 +113,8 @@ pub fn initialize() -> Result<()> {
     fork::adopt();
     fork::register_handlers(before_fork, after_fork_in_parent, after_fork_in_child);
     leave_parent_behind();
+    // What is made at its first use, and would stay half made in a child that another thread forks just then.
+    hsm_emulator::units::mechanism::warm_up();
     let module = configured().inspect_err(|error| {
         // The application gets a number; whoever configured it needs to know what is wrong.
         let _ = writeln!(std::io::stderr(), "hsm_pkcs11: {error}");

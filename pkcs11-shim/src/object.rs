@@ -189,12 +189,14 @@ impl Destination {
         write(&slot.catalogue).expect(id, handle);
         let stored = module.backend.put_object(slot.serial()?, grant.as_ref(), id, &object.blob, None);
         let mut catalogue = write(&slot.catalogue);
-        if let Err(error) = stored {
-            catalogue.give_up(id);
-            drop(catalogue);
-            return Err(slot.note_void_grant(grant.as_ref(), error));
+        match stored {
+            Ok(revision) => Ok(catalogue.settle(&module.objects, id, handle, object, revision)),
+            Err(error) => {
+                catalogue.give_up(id);
+                drop(catalogue);
+                Err(slot.note_void_grant(grant.as_ref(), error))
+            }
         }
-        Ok(catalogue.settle(&module.objects, id, handle, object))
     }
 }
 
@@ -248,18 +250,19 @@ pub fn destroy_object(module: &Module, session: &Session, handle: CK_OBJECT_HAND
         Owner::Token(id) => {
             let slot = &session.slot;
             let grant = slot.user_grant();
-            module
+            let revision = module
                 .backend
                 .delete_object(slot.serial()?, grant.as_ref(), id)
                 .map_err(|error| slot.note_void_grant(grant.as_ref(), error))?;
+            write(&slot.catalogue).remove_deleted(&module.objects, id, object.private, revision);
         }
         Owner::Session(owner) => {
             if let Some(owner) = module.sessions.get(owner) {
                 owner.disown(handle);
             }
+            write(&session.slot.catalogue).remove(&module.objects, handle);
         }
     }
-    write(&session.slot.catalogue).remove(&module.objects, handle);
     Ok(())
 }
 
@@ -343,10 +346,14 @@ pub fn set_attribute_value(
                     }
                     continue;
                 }
-                stored => stored.map_err(|error| slot.note_void_grant(grant.as_ref(), error))?,
+                stored => {
+                    let revision = stored.map_err(|error| slot.note_void_grant(grant.as_ref(), error))?;
+                    write(&slot.catalogue).replace_stored(&module.objects, id, changed, revision);
+                }
             }
+        } else {
+            write(&slot.catalogue).replace(&module.objects, handle, changed);
         }
-        write(&slot.catalogue).replace(&module.objects, handle, changed);
         return Ok(());
     }
 }

@@ -179,12 +179,12 @@ impl Backend for EmbeddedBackend {
         id: ObjectId,
         object: &KeyBlob,
         replaces: Option<&KeyBlob>,
-    ) -> Result<()> {
-        self.tokens.put_object(serial, grant, id, object, replaces).map(|_| ())
+    ) -> Result<u64> {
+        self.tokens.put_object(serial, grant, id, object, replaces)
     }
 
-    fn delete_object(&self, serial: &str, grant: Option<&Grant>, id: ObjectId) -> Result<()> {
-        self.tokens.delete_object(serial, grant, id).map(|_| ())
+    fn delete_object(&self, serial: &str, grant: Option<&Grant>, id: ObjectId) -> Result<u64> {
+        self.tokens.delete_object(serial, grant, id)
     }
 
     fn changes(&self, serial: &str, grant: Option<&Grant>, since: u64) -> Result<Changes> {

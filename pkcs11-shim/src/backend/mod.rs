@@ -118,7 +118,7 @@ pub trait Backend: Send + Sync {
     /// `C_SetPIN`.
     fn set_pin(&self, serial: &str, user: User, old: &[u8], new: &[u8]) -> Result<()>;
 
-    /// Stores a token object durably, in the place of `replaces`, or as a new one.
+    /// Stores a token object durably, in the place of `replaces`, or as a new one: the keystore's revision since then.
     ///
     /// # Errors
     /// `CKR_OBJECT_HANDLE_INVALID` if what is stored is not `replaces`, or a new object's id is taken.
@@ -129,7 +129,7 @@ pub trait Backend: Send + Sync {
         id: ObjectId,
         object: &KeyBlob,
         replaces: Option<&KeyBlob>,
-    ) -> Result<()>;
+    ) -> Result<u64>;
 
     /// Called before `fork`: lets go of what a child must not inherit open. The parent drops the answer after
     /// the fork, and goes on; the child never touches it.
@@ -137,8 +137,8 @@ pub trait Backend: Send + Sync {
         Box::new(())
     }
 
-    /// Destroys a token object durably.
-    fn delete_object(&self, serial: &str, grant: Option<&Grant>, id: ObjectId) -> Result<()>;
+    /// Destroys a token object durably: the keystore's revision since then.
+    fn delete_object(&self, serial: &str, grant: Option<&Grant>, id: ObjectId) -> Result<u64>;
 
     /// What changed among the token's objects after revision `since` (0: everything). Private objects only
     /// with the user's grant. Cheap when nothing changed.

@@ -266,7 +266,7 @@ impl Backend for RemoteBackend {
         id: ObjectId,
         object: &KeyBlob,
         replaces: Option<&KeyBlob>,
-    ) -> Result<()> {
+    ) -> Result<u64> {
         let request = proto::PutObjectRequest {
             serial: serial.to_owned(),
             grant: grant_bytes(grant),
@@ -274,18 +274,16 @@ impl Backend for RemoteBackend {
             object: bytes(object),
             replaces: replaces.map(bytes).unwrap_or_default(),
         };
-        expect!(self.connections.call_once(Call::PutObject(request)), PutObject);
-        Ok(())
+        Ok(expect!(self.connections.call_once(Call::PutObject(request)), PutObject).revision)
     }
 
-    fn delete_object(&self, serial: &str, grant: Option<&Grant>, id: ObjectId) -> Result<()> {
+    fn delete_object(&self, serial: &str, grant: Option<&Grant>, id: ObjectId) -> Result<u64> {
         let request = proto::DeleteObjectRequest {
             serial: serial.to_owned(),
             grant: grant_bytes(grant),
             id: Bytes::copy_from_slice(&id),
         };
-        expect!(self.connections.call_once(Call::DeleteObject(request)), DeleteObject);
-        Ok(())
+        Ok(expect!(self.connections.call_once(Call::DeleteObject(request)), DeleteObject).revision)
     }
 
     fn changes(&self, serial: &str, grant: Option<&Grant>, since: u64) -> Result<Changes> {

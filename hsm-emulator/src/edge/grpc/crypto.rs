@@ -273,7 +273,7 @@ pub fn is_slow_signature(mechanism: Option<&wire::Mechanism>) -> bool {
 }
 
 /// Calls that take so long that others must not wait for them: key generation, PINs, the disk, a search for the
-/// master key. So many at the same time; more are refused, not queued.
+/// master key. So many at the same time.
 pub struct SlowCalls(Semaphore);
 
 impl Default for SlowCalls {
@@ -283,7 +283,7 @@ impl Default for SlowCalls {
 }
 
 impl SlowCalls {
-    /// Runs one.
+    /// Runs one, for a caller who may send any number: more than are run are refused, not queued.
     ///
     /// # Errors
     /// `CKR_FUNCTION_FAILED` if there are too many, and its own.
@@ -291,6 +291,16 @@ impl SlowCalls {
         let _permit = self.0.try_acquire().map_err(|_| {
             Error::passing(CKR_FUNCTION_FAILED, "too many slow calls at the same time; try again")
         })?;
+        tokio::task::block_in_place(call)
+    }
+
+    /// Runs one when it is its turn, for a caller who has one call at a time.
+    ///
+    /// # Errors
+    /// Its own.
+    pub async fn run_in_turn<T>(&self, call: impl FnOnce() -> Result<T>) -> Result<T> {
+        let _permit =
+            self.0.acquire().await.map_err(|_| Error::passing(CKR_FUNCTION_FAILED, "the HSM stops"))?;
         tokio::task::block_in_place(call)
     }
 }

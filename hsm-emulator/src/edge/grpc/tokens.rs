@@ -32,29 +32,35 @@ impl TokensService {
         Self { region, tokens, slow: Arc::default() }
     }
 
-    fn answer(&self, request: proto::Request) -> proto::Response {
-        let call = request.call.ok_or_else(|| Error::new(CKR_ARGUMENTS_BAD, "the request is empty"));
-        let answer = call.and_then(|call| {
-            // Needs no unit: tokens that no master key opens any more must be found, to be deleted.
-            if matches!(call, Call::ListTokens(_)) {
-                return self.slow.run(|| self.list());
-            }
-            if !is_slow(&call)
-                && let Some(unit) = self.region.serving_unit()
-            {
-                match self.call(&unit, &call) {
-                    Err(error) if is_of_unit(&error) => {}
-                    outcome => return outcome,
-                }
-            }
-            self.slow.run(|| {
-                if seals(&call) {
-                    return self.region.seal_for_caller(|unit| self.call(unit, &call));
-                }
-                self.region.with_another_unit(is_of_unit, || self.call(&*self.region.unit()?, &call))
-            })
-        });
+    async fn answer(&self, request: proto::Request) -> proto::Response {
+        let answer = match request.call {
+            Some(call) => self.carry_out(call).await,
+            None => Err(Error::new(CKR_ARGUMENTS_BAD, "the request is empty")),
+        };
         proto::Response { answer: Some(answer.unwrap_or_else(|e| Answer::Error(error(&e)))) }
+    }
+
+    /// One call of a stream. The next one of the same stream waits for its answer.
+    async fn carry_out(&self, call: Call) -> Result<Answer> {
+        // Needs no unit: tokens that no master key opens any more must be found, to be deleted.
+        if matches!(call, Call::ListTokens(_)) {
+            return self.slow.run_in_turn(|| self.list()).await;
+        }
+        if !is_slow(&call)
+            && let Some(unit) = self.region.serving_unit()
+        {
+            match self.call(&unit, &call) {
+                Err(error) if is_of_unit(&error) => {}
+                outcome => return outcome,
+            }
+        }
+        let call = || {
+            if seals(&call) {
+                return self.region.seal_for_caller(|unit| self.call(unit, &call));
+            }
+            self.region.with_another_unit(is_of_unit, || self.call(&*self.region.unit()?, &call))
+        };
+        self.slow.run_in_turn(call).await
     }
 
     fn list(&self) -> Result<Answer> {
@@ -164,8 +170,11 @@ impl proto::tokens_server::Tokens for TokensService {
         &self,
         request: Request<Streaming<proto::Request>>,
     ) -> Result<Response<Self::OperateStream>, Status> {
-        let service = self.clone();
-        let answers = request.into_inner().map(move |request| request.map(|request| service.answer(request)));
+        let service = Arc::new(self.clone());
+        let answers = request.into_inner().then(move |request| {
+            let service = service.clone();
+            async move { Ok(service.answer(request?).await) }
+        });
         Ok(Response::new(Box::pin(answers)))
     }
 }

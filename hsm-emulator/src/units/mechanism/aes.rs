@@ -11,18 +11,20 @@ use crate::units::{Error, Result};
 
 /// CBC with ciphertext stealing, in the order of SP 800-38A's addendum that leaves whole blocks as they are (CS1).
 fn ciphertext_stealing(key_bytes: usize) -> Result<&'static CipherRef> {
-    static CIPHERS: LazyLock<[Option<Cipher>; 3]> = LazyLock::new(|| {
-        [128, 192, 256].map(|bits| Cipher::fetch(None, &format!("AES-{bits}-CBC-CTS"), None).ok())
-    });
     let cipher = match key_bytes {
-        16 => &CIPHERS[0],
-        24 => &CIPHERS[1],
-        32 => &CIPHERS[2],
+        16 => &CIPHERTEXT_STEALING[0],
+        24 => &CIPHERTEXT_STEALING[1],
+        32 => &CIPHERTEXT_STEALING[2],
         _ => return Err(bad_key()),
     };
     let lacking = || Error::new(CKR_MECHANISM_INVALID, "the cryptographic library lacks the cipher");
     cipher.as_deref().ok_or_else(lacking)
 }
+
+/// By the length of the key, looked up once.
+pub(super) static CIPHERTEXT_STEALING: LazyLock<[Option<Cipher>; 3]> = LazyLock::new(|| {
+    [128, 192, 256].map(|bits| Cipher::fetch(None, &format!("AES-{bits}-CBC-CTS"), None).ok())
+});
 
 /// A counter that would wrap would repeat its key stream, or carry into the nonce beside it.
 fn check_counter(bits: u32, block: &[u8; BLOCK_BYTES], data_len: usize) -> Result<()> {

@@ -36,6 +36,12 @@ use zeroize::Zeroizing;
 use super::blob::KeyBlob;
 use super::error::Error;
 
+/// Makes what the cryptographic library would make at the first use.
+pub fn warm_up() {
+    openssl::init();
+    std::sync::LazyLock::force(&aes::CIPHERTEXT_STEALING);
+}
+
 /// A mechanism with its parameter, checked for shape but not yet against a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mechanism {
