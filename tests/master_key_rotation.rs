@@ -343,6 +343,7 @@ impl Token {
             id: Bytes::from_static(&[7; 16]),
             object: pair.priv_key_bytes,
             replaces: Bytes::new(),
+            more: Vec::new(),
         };
         assert!(matches!(server.operate(Call::PutObject(put)).await, Answer::PutObject(_)));
         Self { serial: token.serial }

@@ -9,7 +9,7 @@ use hsm_emulator::units::{Attributes, Error, Result};
 
 use crate::mechanisms::MechanismInfo;
 use crate::module::Module;
-use crate::object::{Destination, Object, key};
+use crate::object::{Destination, Object, key, place_pair};
 use crate::operation::{Prepared, check_allowed};
 use crate::output::{Output, Room};
 use crate::session::Session;
@@ -48,15 +48,7 @@ pub fn generate_key_pair(
     let templates = (&public_destination.template, &private_destination.template);
     let pair = module.backend.generate_key_pair(mechanism, templates.0, templates.1);
     let (public, private) = pair.map_err(value_not_size)?;
-    let public = public_destination.place(module, session, public)?;
-    match private_destination.place(module, session, private) {
-        Ok(private) => Ok((public, private)),
-        Err(error) => {
-            // Half a key pair is of no use: the caller hears why the whole failed.
-            let _ = crate::object::destroy_object(module, session, public);
-            Err(error)
-        }
-    }
+    place_pair(module, session, (&public_destination, public), (&private_destination, private))
 }
 
 /// `C_WrapKey`.

@@ -5,9 +5,9 @@ use std::sync::{Arc, OnceLock};
 use cryptoki_sys::*;
 use hsm_emulator::units::{Attributes, Error, KeyBlob, Result, may_be_sealed};
 
-use crate::backend::{Grant, ObjectId};
+use crate::backend::{Grant, ObjectId, Put};
 use crate::catalogue;
-use crate::handles::{read, write};
+use crate::handles::{HandleTable, read, write};
 use crate::key_mgmt::value_not_size;
 use crate::local::PublicKey;
 use crate::module::Module;
@@ -167,13 +167,10 @@ impl Destination {
     /// `CKR_USER_NOT_LOGGED_IN`, `CKR_SESSION_CLOSED`, the backend's.
     pub fn place(&self, module: &Module, session: &Session, blob: KeyBlob) -> Result<CK_OBJECT_HANDLE> {
         let slot = &session.slot;
-        let blob = match &self.vouching {
-            Some(grant) => module.backend.trust_object(grant, &blob)?,
-            None => blob,
-        };
-        let handle = crate::handles::HandleTable::<Object>::reserve();
         if !self.token {
-            let object = Object::new(slot.id, Owner::Session(session.handle), blob)?;
+            let handle = HandleTable::<Object>::reserve();
+            let owner = Owner::Session(session.handle);
+            let object = Object::new(slot.id, owner, self.vouched(module, blob)?)?;
             // With the catalogue held: a logout or the session's end comes before all of this, or after.
             let mut catalogue = write(&slot.catalogue);
             require_login_for(session, object.private)?;
@@ -181,21 +178,76 @@ impl Destination {
             catalogue.insert(&module.objects, handle, object);
             return Ok(handle);
         }
+        Ok(store_new(module, session, [(self, blob)])?[0])
+    }
+
+    fn vouched(&self, module: &Module, blob: KeyBlob) -> Result<KeyBlob> {
+        match &self.vouching {
+            Some(grant) => module.backend.trust_object(grant, &blob),
+            None => Ok(blob),
+        }
+    }
+}
+
+/// Puts the keys of a new pair where they belong: both, or neither.
+///
+/// # Errors
+/// As [`Destination::place`].
+pub fn place_pair(
+    module: &Module,
+    session: &Session,
+    public: (&Destination, KeyBlob),
+    private: (&Destination, KeyBlob),
+) -> Result<(CK_OBJECT_HANDLE, CK_OBJECT_HANDLE)> {
+    if public.0.token && private.0.token {
+        return store_new(module, session, [public, private]).map(|[public, private]| (public, private));
+    }
+    let public = public.0.place(module, session, public.1)?;
+    match private.0.place(module, session, private.1) {
+        Ok(private) => Ok((public, private)),
+        Err(error) => {
+            // Half a key pair is of no use: the caller hears why the whole failed.
+            let _ = destroy_object(module, session, public);
+            Err(error)
+        }
+    }
+}
+
+/// Stores new token objects durably, all or none.
+fn store_new<const N: usize>(
+    module: &Module,
+    session: &Session,
+    made: [(&Destination, KeyBlob); N],
+) -> Result<[CK_OBJECT_HANDLE; N]> {
+    let slot = &session.slot;
+    let mut new = Vec::with_capacity(N);
+    for (destination, blob) in made {
         let id = new_id()?;
-        let object = Object::new(slot.id, Owner::Token(id), blob)?;
+        let object = Object::new(slot.id, Owner::Token(id), destination.vouched(module, blob)?)?;
         require_login_for(session, object.private)?;
-        let grant = slot.user_grant();
-        // The handle is known before the object is stored: a search that finds it first uses the same.
-        write(&slot.catalogue).expect(id, handle);
-        let stored = module.backend.put_object(slot.serial()?, grant.as_ref(), id, &object.blob, None);
-        let mut catalogue = write(&slot.catalogue);
-        match stored {
-            Ok(revision) => Ok(catalogue.settle(&module.objects, id, handle, object, revision)),
-            Err(error) => {
-                catalogue.give_up(id);
-                drop(catalogue);
-                Err(slot.note_void_grant(grant.as_ref(), error))
+        new.push((HandleTable::<Object>::reserve(), id, object));
+    }
+    let grant = slot.user_grant();
+    // The handles are known before the objects are stored: a search that finds them first uses the same.
+    let mut catalogue = write(&slot.catalogue);
+    new.iter().for_each(|(handle, id, _)| catalogue.expect(*id, *handle));
+    drop(catalogue);
+    let puts: Vec<_> =
+        new.iter().map(|(_, id, object)| Put { id: *id, object: &object.blob, replaces: None }).collect();
+    let stored = module.backend.put_objects(slot.serial()?, grant.as_ref(), &puts);
+    let mut catalogue = write(&slot.catalogue);
+    match stored {
+        Ok(revision) => {
+            let mut handles = [0; N];
+            for (settled, (handle, id, object)) in handles.iter_mut().zip(new) {
+                *settled = catalogue.settle(&module.objects, id, handle, object, revision);
             }
+            Ok(handles)
+        }
+        Err(error) => {
+            new.iter().for_each(|(_, id, _)| catalogue.give_up(*id));
+            drop(catalogue);
+            Err(slot.note_void_grant(grant.as_ref(), error))
         }
     }
 }
@@ -335,8 +387,8 @@ pub fn set_attribute_value(
         let slot = &session.slot;
         if let Owner::Token(id) = object.owner {
             let grant = slot.user_grant();
-            let (serial, replaces) = (slot.serial()?, Some(&object.blob));
-            match module.backend.put_object(serial, grant.as_ref(), id, &changed.blob, replaces) {
+            let put = Put { id, object: &changed.blob, replaces: Some(&object.blob) };
+            match module.backend.put_objects(slot.serial()?, grant.as_ref(), &[put]) {
                 // Another process changed or destroyed it: look at it as it is now, and change that.
                 Err(error) if error.code == CKR_OBJECT_HANDLE_INVALID => {
                     catalogue::refresh(module, slot)?;

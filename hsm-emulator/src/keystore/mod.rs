@@ -7,6 +7,7 @@ mod gate;
 #[cfg(feature = "edge")]
 mod postgres;
 pub mod snapshot;
+mod spare;
 mod sqlite;
 mod store;
 
@@ -153,7 +154,10 @@ pub enum Error {
         /// Ours.
         known: i64,
     },
-    /// The database refuses: disk full, damaged, locked too long. The text is the database's, so that
+    /// There is no room left. Nothing was written.
+    #[error("there is no room left for the keystore: {0}")]
+    Full(String),
+    /// The database refuses: damaged, locked too long. The text is the database's, so that
     /// all writers of a failed group learn it.
     #[error("the keystore cannot be used: {0}")]
     Database(String),

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use openssl::ssl::{SslConnector, SslMethod};
 use postgres::config::{Host, SslMode};
+use postgres::error::SqlState;
 use postgres::fallible_iterator::FallibleIterator;
 use postgres::types::ToSql;
 use postgres::{Client, Config, Row, Statement};
@@ -461,6 +462,7 @@ impl Watch {
 
 impl From<postgres::Error> for Error {
     fn from(error: postgres::Error) -> Self {
+        let is_full = error.code() == Some(&SqlState::DISK_FULL);
         let mut text = error.to_string();
         let mut source = std::error::Error::source(&error);
         while let Some(error) = source {
@@ -470,7 +472,7 @@ impl From<postgres::Error> for Error {
             }
             source = error.source();
         }
-        Self::Database(text)
+        if is_full { Self::Full(text) } else { Self::Database(text) }
     }
 }
 

@@ -4,7 +4,8 @@
 use std::path::Path;
 use std::time::Duration;
 
-use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, params};
+use rusqlite::ffi::SQLITE_IOERR_SHMSIZE;
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Row, params};
 
 use super::engine::{Engine, PieceBuilder};
 use super::{Change, Changed, Changes, Error, Piece, Record, Result};
@@ -46,6 +47,7 @@ impl Sqlite {
         connection.busy_timeout(BUSY_TIMEOUT)?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.pragma_update(None, "synchronous", "FULL")?;
+        connection.pragma_update(None, "wal_autocheckpoint", LOG_BYTES / PAGE_BYTES)?;
         // What is deleted is overwritten, in the database and, once checkpointed, in the log.
         connection.pragma_update(None, "secure_delete", "ON")?;
         connection.set_prepared_statement_cache_capacity(32);
@@ -268,7 +270,10 @@ impl Engine for Sqlite {
 
 impl From<rusqlite::Error> for Error {
     fn from(error: rusqlite::Error) -> Self {
-        Self::Database(error.to_string())
+        match error.sqlite_error().map(|error| (error.code, error.extended_code)) {
+            Some((ErrorCode::DiskFull, _) | (_, SQLITE_IOERR_SHMSIZE)) => Self::Full(error.to_string()),
+            _ => Self::Database(error.to_string()),
+        }
     }
 }
 
@@ -281,6 +286,10 @@ fn record(row: &Row<'_>) -> rusqlite::Result<Record> {
     })
 }
 
+/// How long the write-ahead log grows before it is moved into the database.
+pub const LOG_BYTES: u32 = 1 << 20;
+/// SQLite's default.
+const PAGE_BYTES: u32 = 4096;
 const SCHEMA_VERSION: i64 = 2;
 /// Each statement leaves alone what is there: the schema of every older version becomes this one.
 const SCHEMA: &str = "

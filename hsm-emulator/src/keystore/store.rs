@@ -11,6 +11,7 @@ use super::engine::Engine;
 use super::gate::{Gate, Importance};
 #[cfg(feature = "edge")]
 use super::postgres::{Postgres, Watch};
+use super::spare::Spare;
 use super::sqlite::Sqlite;
 use super::{Changed, Changes, Effect, Error, Expect, Piece, Record, Result, Write};
 
@@ -66,6 +67,8 @@ impl Location {
 pub struct Keystore {
     location: Location,
     gate: Gate,
+    /// Of the embedded database.
+    spare: Option<Spare>,
     waiting: Mutex<Vec<Arc<Commit>>>,
     writer: Slot,
     reader: Slot,
@@ -103,6 +106,11 @@ impl Keystore {
         Ok(Self {
             location: location.clone(),
             gate: Gate::default(),
+            spare: match location {
+                Location::File(path) => Some(Spare::of(path)),
+                #[cfg(feature = "edge")]
+                Location::Postgres(_) => None,
+            },
             waiting: Mutex::default(),
             writer: slot(location.create()?),
             reader: slot(location.open()?),
@@ -253,7 +261,22 @@ impl Keystore {
     /// As [`Self::commit`], but [`Error::Unacknowledged`].
     pub fn commit_here(&self, writes: Vec<Write>, importance: Importance) -> Result<u64> {
         self.gate.admit(importance)?;
-        self.write_with_others(writes)
+        let Some(spare) = &self.spare else { return self.write_with_others(writes) };
+        let makes_room = writes.iter().all(|write| !matches!(write.effect, Effect::Put(_)));
+        if !makes_room && importance == Importance::Lasting {
+            return self.write_with_others(writes).inspect(|_| spare.restore());
+        }
+        match self.write_with_others(writes.clone()) {
+            Err(Error::Full(_)) if spare.give_away() => {
+                let outcome = self.write_with_others(writes);
+                // What the log has grown by is free again once it is empty.
+                if self.erase_log().is_ok() {
+                    spare.restore();
+                }
+                outcome
+            }
+            outcome => outcome,
+        }
     }
 
     fn write_with_others(&self, writes: Vec<Write>) -> Result<u64> {
@@ -520,6 +543,7 @@ fn write_group(transaction: Result<Transaction<'_>>, group: &[Arc<Commit>], fenc
                 Err((kind, id)) => Err(Error::Conflict { kind: kind.clone(), id: id.clone() }),
             },
             Err(Error::NotPrimary) => Err(Error::NotPrimary),
+            Err(Error::Full(text)) => Err(Error::Full(text.clone())),
             Err(Error::Database(text)) => Err(Error::Database(text.clone())),
             Err(error) => Err(Error::Database(error.to_string())),
         };

@@ -5,7 +5,9 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use cryptoki_sys::{CKR_DEVICE_ERROR, CKR_DEVICE_REMOVED, CKR_FUNCTION_FAILED, CKR_TOKEN_WRITE_PROTECTED};
+use cryptoki_sys::{
+    CKR_DEVICE_ERROR, CKR_DEVICE_MEMORY, CKR_DEVICE_REMOVED, CKR_FUNCTION_FAILED, CKR_TOKEN_WRITE_PROTECTED,
+};
 use parking_lot::MutexGuard;
 use serde::{Deserialize, Serialize};
 
@@ -400,6 +402,7 @@ pub(super) fn from_keystore(error: keystore::Error) -> UnitError {
         }
         // Nothing was done, and another region of the pair can do it.
         keystore::Error::NotPrimary => UnitError::new(CKR_TOKEN_WRITE_PROTECTED, error.to_string()),
+        keystore::Error::Full(_) => UnitError::new(CKR_DEVICE_MEMORY, error.to_string()),
         _ => UnitError::new(CKR_DEVICE_ERROR, error.to_string()),
     }
 }

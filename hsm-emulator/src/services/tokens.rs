@@ -86,6 +86,17 @@ pub struct Changes {
     pub more: bool,
 }
 
+/// An object to be stored.
+#[derive(Clone, Copy, Debug)]
+pub struct Put<'a> {
+    /// Chosen by whoever makes the object.
+    pub id: ObjectId,
+    /// Sealed.
+    pub object: &'a KeyBlob,
+    /// What it takes the place of, which must be what is stored; `None` for a new object.
+    pub replaces: Option<&'a KeyBlob>,
+}
+
 /// The stored form of a token.
 #[derive(Serialize, Deserialize)]
 struct StoredToken {
@@ -228,42 +239,52 @@ impl Tokens {
         Ok(())
     }
 
-    /// Stores an object durably, in the place of `replaces` or as a new one. Private objects need the user's grant.
+    /// Stores objects durably, all or none. Private objects need the user's grant. The revision since then.
     ///
     /// # Errors
-    /// `CKR_USER_NOT_LOGGED_IN`, `CKR_OBJECT_HANDLE_INVALID`, `CKR_TOKEN_NOT_PRESENT`.
-    pub fn put_object(
+    /// `CKR_USER_NOT_LOGGED_IN`, `CKR_OBJECT_HANDLE_INVALID`, `CKR_TOKEN_NOT_PRESENT`, `CKR_DEVICE_MEMORY`.
+    pub fn put_objects(&self, serial: &str, grant: Option<&Grant>, objects: &[Put<'_>]) -> Result<u64> {
+        // Only what a unit sealed is stored: an altered blob is refused here, not when it is needed.
+        let sealing = self.sealing()?;
+        let kind = objects_of(serial);
+        let sealed = |put: &Put<'_>| {
+            let (attributes, _) = sealing.unit().unseal_pkcs11(put.object)?;
+            let mut body = put.object.as_bytes().to_vec();
+            body.extend_from_slice(&sealing.unit().bind(&[serial.as_bytes(), &put.id], put.object)?);
+            Ok((attributes, body))
+        };
+        let sealed: Vec<_> = objects.iter().map(sealed).collect::<Result<_>>()?;
+        self.commit_objects(serial, &kind, Some(&sealing), |tokens| {
+            let write = |(put, (attributes, body)): (&Put<'_>, &(Attributes, Vec<u8>))| {
+                let id = hex::encode(put.id);
+                let expect = tokens.expect_object(serial, grant, &kind, &id, put.replaces)?;
+                tokens.permit(serial, grant, attributes)?;
+                Ok(Write { kind: kind.clone(), id, expect, effect: Effect::Put(body.clone()) })
+            };
+            objects.iter().zip(&sealed).map(write).collect()
+        })
+    }
+
+    /// What must be stored where an object is to be stored: nothing, or the object that it takes the place of, if that
+    /// may be changed.
+    fn expect_object(
         &self,
         serial: &str,
         grant: Option<&Grant>,
-        id: ObjectId,
-        object: &KeyBlob,
+        kind: &str,
+        id: &str,
         replaces: Option<&KeyBlob>,
-    ) -> Result<u64> {
-        // Only what a unit sealed is stored: an altered blob is refused here, not when it is needed.
-        let sealing = self.sealing()?;
-        let (attributes, _) = sealing.unit().unseal_pkcs11(object)?;
-        let kind = objects_of(serial);
-        let name = hex::encode(id);
-        let mut body = object.as_bytes().to_vec();
-        body.extend_from_slice(&sealing.unit().bind(&[serial.as_bytes(), &id], object)?);
-        self.commit_object(serial, &kind, Some(&sealing), |tokens| {
-            let mut expect = Expect::Absent;
-            if let Some(replaces) = replaces {
-                let stored = tokens.permit_stored(serial, grant, &kind, &name)?;
-                // A change made from an old state would undo what was changed since.
-                if stored.0.body.split_last_chunk::<32>().is_none_or(|(blob, _)| blob != replaces.as_bytes())
-                {
-                    return Err(gone());
-                }
-                if stored.1.bool(CKA_MODIFIABLE) == Some(false) {
-                    return Err(Error::new(CKR_ACTION_PROHIBITED, "the object is not modifiable"));
-                }
-                expect = Expect::Version(stored.0.version);
-            }
-            tokens.permit(serial, grant, &attributes)?;
-            Ok(Write { kind: kind.clone(), id: name.clone(), expect, effect: Effect::Put(body.clone()) })
-        })
+    ) -> Result<Expect> {
+        let Some(replaces) = replaces else { return Ok(Expect::Absent) };
+        let (record, attributes) = self.permit_stored(serial, grant, kind, id)?;
+        // A change made from an old state would undo what was changed since.
+        if record.body.split_last_chunk::<32>().is_none_or(|(blob, _)| blob != replaces.as_bytes()) {
+            return Err(gone());
+        }
+        if attributes.bool(CKA_MODIFIABLE) == Some(false) {
+            return Err(Error::new(CKR_ACTION_PROHIBITED, "the object is not modifiable"));
+        }
+        Ok(Expect::Version(record.version))
     }
 
     /// Destroys an object durably.
@@ -274,14 +295,14 @@ impl Tokens {
         let kind = objects_of(serial);
         let name = hex::encode(id);
         let mut destroyed = None;
-        let revision = self.commit_object(serial, &kind, None, |tokens| {
+        let revision = self.commit_objects(serial, &kind, None, |tokens| {
             let (record, attributes) = tokens.permit_stored(serial, grant, &kind, &name)?;
             if attributes.bool(CKA_DESTROYABLE) == Some(false) {
                 return Err(Error::new(CKR_ACTION_PROHIBITED, "the object is not destroyable"));
             }
             let expect = Expect::Version(record.version);
             destroyed = Some(record);
-            Ok(Write { kind: kind.clone(), id: name.clone(), expect, effect: Effect::Delete })
+            Ok(vec![Write { kind: kind.clone(), id: name.clone(), expect, effect: Effect::Delete }])
         })?;
         destroyed.iter().for_each(|record| self.forget(record));
         Ok(revision)
@@ -514,27 +535,32 @@ impl Tokens {
         }
     }
 
-    /// Commits a write to an object, on the condition that neither the token nor the object has changed since
+    /// Commits writes to objects, on the condition that neither the token nor the objects have changed since
     /// `prepare` looked: else it looks again. So no object outlives the erasure of its token.
-    fn commit_object(
+    fn commit_objects(
         &self,
         serial: &str,
         kind: &str,
         sealing: Option<&Sealing>,
-        mut prepare: impl FnMut(&Self) -> Result<Write>,
+        mut prepare: impl FnMut(&Self) -> Result<Vec<Write>>,
     ) -> Result<u64> {
         loop {
             let (_, version) = self.read(serial)?;
-            let write = prepare(self)?;
-            let create = write.expect == Expect::Absent;
+            let mut writes = prepare(self)?;
+            let are_new = writes.iter().all(|write| write.expect == Expect::Absent);
             let expect = Expect::Version(version);
-            let token = Write { kind: TOKEN.into(), id: serial.to_owned(), expect, effect: Effect::Keep };
+            writes
+                .insert(0, Write { kind: TOKEN.into(), id: serial.to_owned(), expect, effect: Effect::Keep });
             let committed = match sealing {
-                Some(sealing) => self.region.commit_sealed(sealing, vec![token, write]),
-                None => self.region.keystore().commit(vec![token, unstage(kind, &write.id), write]),
+                Some(sealing) => self.region.commit_sealed(sealing, writes),
+                None => {
+                    let staged: Vec<_> = writes[1..].iter().map(|write| unstage(kind, &write.id)).collect();
+                    writes.splice(1..1, staged);
+                    self.region.keystore().commit(writes)
+                }
             };
             match committed {
-                Err(keystore::Error::Conflict { kind: conflict, .. }) if conflict == kind && create => {
+                Err(keystore::Error::Conflict { kind: conflict, .. }) if conflict == kind && are_new => {
                     return Err(gone());
                 }
                 Err(keystore::Error::Conflict { .. }) => {}

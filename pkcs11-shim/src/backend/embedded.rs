@@ -11,7 +11,7 @@ use hsm_emulator::units::mechanism::Mechanism;
 use hsm_emulator::units::{Attributes, Error, KeyBlob, Result, random};
 use zeroize::Zeroizing;
 
-use super::{Backend, Changes, Grant, ObjectId, Token, User};
+use super::{Backend, Changes, Grant, ObjectId, Put, Token, User};
 
 /// A region with one crypto unit. Several processes may have the same directory open.
 pub struct EmbeddedBackend {
@@ -172,15 +172,8 @@ impl Backend for EmbeddedBackend {
         self.tokens.set_pin(serial, user, old, new)
     }
 
-    fn put_object(
-        &self,
-        serial: &str,
-        grant: Option<&Grant>,
-        id: ObjectId,
-        object: &KeyBlob,
-        replaces: Option<&KeyBlob>,
-    ) -> Result<u64> {
-        self.tokens.put_object(serial, grant, id, object, replaces)
+    fn put_objects(&self, serial: &str, grant: Option<&Grant>, objects: &[Put<'_>]) -> Result<u64> {
+        self.tokens.put_objects(serial, grant, objects)
     }
 
     fn delete_object(&self, serial: &str, grant: Option<&Grant>, id: ObjectId) -> Result<u64> {

@@ -118,18 +118,12 @@ pub trait Backend: Send + Sync {
     /// `C_SetPIN`.
     fn set_pin(&self, serial: &str, user: User, old: &[u8], new: &[u8]) -> Result<()>;
 
-    /// Stores a token object durably, in the place of `replaces`, or as a new one: the keystore's revision since then.
+    /// Stores token objects durably, all or none: the keystore's revision since then. Only the first may take the place
+    /// of another one.
     ///
     /// # Errors
     /// `CKR_OBJECT_HANDLE_INVALID` if what is stored is not `replaces`, or a new object's id is taken.
-    fn put_object(
-        &self,
-        serial: &str,
-        grant: Option<&Grant>,
-        id: ObjectId,
-        object: &KeyBlob,
-        replaces: Option<&KeyBlob>,
-    ) -> Result<u64>;
+    fn put_objects(&self, serial: &str, grant: Option<&Grant>, objects: &[Put<'_>]) -> Result<u64>;
 
     /// Called before `fork`: lets go of what a child must not inherit open. The parent drops the answer after
     /// the fork, and goes on; the child never touches it.
@@ -145,7 +139,7 @@ pub trait Backend: Send + Sync {
     fn changes(&self, serial: &str, grant: Option<&Grant>, since: u64) -> Result<Changes>;
 }
 
-pub use hsm_emulator::services::tokens::{Changes, Grant, ObjectId, Token, User};
+pub use hsm_emulator::services::tokens::{Changes, Grant, ObjectId, Put, Token, User};
 
 pub mod embedded;
 pub mod remote;

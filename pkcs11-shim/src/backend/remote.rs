@@ -18,7 +18,7 @@ use self::connection::Connections;
 use self::messages::{
     bytes, grant as grant_bytes, key, mechanism as message, parse_key, template, user as user_number,
 };
-use super::{Backend, Changes, Grant, ObjectId, Token, User};
+use super::{Backend, Changes, Grant, ObjectId, Put, Token, User};
 use crate::config::tls::Tls;
 use crate::config::{ApiKey, Endpoint};
 
@@ -259,20 +259,18 @@ impl Backend for RemoteBackend {
         Ok(())
     }
 
-    fn put_object(
-        &self,
-        serial: &str,
-        grant: Option<&Grant>,
-        id: ObjectId,
-        object: &KeyBlob,
-        replaces: Option<&KeyBlob>,
-    ) -> Result<u64> {
+    fn put_objects(&self, serial: &str, grant: Option<&Grant>, objects: &[Put<'_>]) -> Result<u64> {
+        let Some((first, more)) = objects.split_first() else { return Err(unexpected()) };
+        let stored =
+            |put: &Put<'_>| proto::StoredObject { id: put.id.to_vec().into(), object: bytes(put.object) };
+        let proto::StoredObject { id, object } = stored(first);
         let request = proto::PutObjectRequest {
             serial: serial.to_owned(),
             grant: grant_bytes(grant),
-            id: Bytes::copy_from_slice(&id),
-            object: bytes(object),
-            replaces: replaces.map(bytes).unwrap_or_default(),
+            id,
+            object,
+            replaces: first.replaces.map(bytes).unwrap_or_default(),
+            more: more.iter().map(stored).collect(),
         };
         Ok(expect!(self.connections.call_once(Call::PutObject(request)), PutObject).revision)
     }

@@ -15,7 +15,7 @@ use super::crypto::{Call as _, SlowCalls, is_slow_signature};
 use super::grep11::{attributes, blob, bytes, error, mechanism};
 use crate::services::region::Region;
 use crate::services::storage::is_of_unit;
-use crate::services::tokens::{Grant, ObjectId, Token, Tokens, User};
+use crate::services::tokens::{Grant, ObjectId, Put, Token, Tokens, User};
 use crate::units::{CryptoUnit, Error, Result};
 
 /// The service.
@@ -130,11 +130,21 @@ impl TokensService {
                 Answer::SetPin(proto::SetPinResponse {})
             }
             Call::PutObject(r) => {
-                let (grant, id) = (grant(&r.grant), object_id(&r.id)?);
-                let object = blob(&r.object)?;
                 let replaces = (!r.replaces.is_empty()).then(|| blob(&r.replaces)).transpose()?;
-                let revision =
-                    self.tokens.put_object(&r.serial, grant.as_ref(), id, &object, replaces.as_ref())?;
+                let parse = |id, object| Ok((object_id(id)?, blob(object)?));
+                let more = r.more.iter().map(|more| parse(&more.id, &more.object));
+                let objects: Vec<_> =
+                    std::iter::once(parse(&r.id, &r.object)).chain(more).collect::<Result<_>>()?;
+                let puts: Vec<_> = objects
+                    .iter()
+                    .enumerate()
+                    .map(|(i, (id, object))| Put {
+                        id: *id,
+                        object,
+                        replaces: replaces.as_ref().filter(|_| i == 0),
+                    })
+                    .collect();
+                let revision = self.tokens.put_objects(&r.serial, grant(&r.grant).as_ref(), &puts)?;
                 Answer::PutObject(proto::PutObjectResponse { revision })
             }
             Call::DeleteObject(r) => {
