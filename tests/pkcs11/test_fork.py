@@ -20,7 +20,7 @@ Stress = Callable[[str], Path]
 
 @pytest.fixture
 def environment(backend: dict[str, str]) -> dict[str, str]:
-    return {**SHORT, **backend}
+    return {**SHORT, **os.environ, **backend}
 
 
 @pytest.mark.parametrize("case", ["operations", "spawns", "threads"])
