@@ -24,6 +24,8 @@ USERS = ["user", "so"]
 def test_wrong_pins(stress: Stress, backend: dict[str, str]) -> None:
     """All at the same time, each on a token of its own: to know that a PIN is locked takes half a second."""
     program = stress("pins")
+    # As many as a server lets wait.
+    one_process_at_once(program, {**backend, "GUESSERS": "64"}, "user", "alone")
     cases = [one_process_one_by_one, one_process_at_once, many_processes, killed_processes]
     with ThreadPoolExecutor() as pool:
         running = [pool.submit(case, program, backend, user) for case in cases for user in USERS]
@@ -35,8 +37,8 @@ def one_process_one_by_one(program: Path, environment: dict[str, str], user: str
     run(program, "flags", LIBRARY, f"flags {user}", user, environment=environment)
 
 
-def one_process_at_once(program: Path, environment: dict[str, str], user: str) -> None:
-    print(run(program, "threads", LIBRARY, f"threads {user}", user, environment=environment))
+def one_process_at_once(program: Path, environment: dict[str, str], user: str, label: str = "threads") -> None:
+    print(run(program, "threads", LIBRARY, f"{label} {user}", user, environment=environment))
 
 
 def guess(program: Path, environment: dict[str, str], label: str, user: str) -> subprocess.Popen[str]:

@@ -1,7 +1,7 @@
 /* pins ACTION LIBRARY TOKEN user|so: wrong PINs, which are counted.
 
      flags      one after the other on a new token, with what C_GetTokenInfo says after each
-     threads    64 threads at once on a new token
+     threads    GUESSERS threads at once on a new token
      make       a new token
      guess      wrong PINs until the PIN is locked: "try" is written before each, the code's name after it
      locked     the PIN is locked, also for who knows it; the SO unlocks the user's */
@@ -14,10 +14,11 @@
 
 #include "stress.h"
 
-#define THREADS 64
+#define MAX_THREADS 64
 /* Wrong PINs in a row at which a PIN is locked. */
 #define LIMIT 10
 
+static unsigned long thread_count;
 static CK_SLOT_ID slot;
 static CK_USER_TYPE user;
 static CK_FLAGS count_low, final_try, locked;
@@ -74,7 +75,7 @@ static atomic_uint incorrect, refused, arrived;
 static void *guess_once(void *number) {
     CK_SESSION_HANDLE session = open_session(slot);
     arrived++;
-    while (arrived < THREADS) continue;
+    while (arrived < thread_count) continue;
     CK_RV code = guess(session, (unsigned)(size_t)number);
     if (code == CKR_PIN_INCORRECT) incorrect++;
     else if (code == CKR_PIN_LOCKED) refused++;
@@ -83,13 +84,14 @@ static void *guess_once(void *number) {
 }
 
 static void at_once(void) {
-    pthread_t threads[THREADS];
-    for (size_t i = 0; i < THREADS; i++)
+    pthread_t threads[MAX_THREADS];
+    thread_count = setting("GUESSERS", 16);
+    for (size_t i = 0; i < thread_count; i++)
         if (pthread_create(&threads[i], NULL, guess_once, (void *)i)) fail("no thread");
-    for (size_t i = 0; i < THREADS; i++) pthread_join(threads[i], NULL);
+    for (size_t i = 0; i < thread_count; i++) pthread_join(threads[i], NULL);
     printf("%u incorrect, %u locked\n", incorrect, refused);
     /* The last one that is compared has locked the PIN, and says so. */
-    if (incorrect != LIMIT - 1 || refused != THREADS - incorrect) fail("the limit is %d", LIMIT);
+    if (incorrect != LIMIT - 1 || refused != thread_count - incorrect) fail("the limit is %d", LIMIT);
 }
 
 static void say(const char *text) {
