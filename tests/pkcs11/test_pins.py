@@ -18,7 +18,6 @@ PROCESSES = 8
 CYCLES = 8
 
 Stress = Callable[[str], Path]
-USERS = ["user", "so"]
 
 
 def test_wrong_pins(stress: Stress, backend: dict[str, str]) -> None:
@@ -27,8 +26,10 @@ def test_wrong_pins(stress: Stress, backend: dict[str, str]) -> None:
     # As many as a server lets wait.
     one_process_at_once(program, {**backend, "GUESSERS": "64"}, "user", "alone")
     cases = [one_process_one_by_one, one_process_at_once, many_processes, killed_processes]
+    # A server counts them as the embedded library does; there, one PIN is enough to see that it's asked.
+    users = ["user", "so"] if "HSM_PKCS11_STATE" in backend else ["user"]
     with ThreadPoolExecutor() as pool:
-        running = [pool.submit(case, program, backend, user) for case in cases for user in USERS]
+        running = [pool.submit(case, program, backend, user) for case in cases for user in users]
     for case in running:
         case.result()
 
