@@ -139,7 +139,7 @@ static void pad(CK_BYTE padded[32], const char *label) {
 
 /* NULL: the one with an uninitialized token. */
 static CK_SLOT_ID slot_with_token(const char *label) {
-    CK_SLOT_ID slots[64];
+    CK_SLOT_ID slots[1001];
     CK_ULONG count = 0;
     CK_BYTE padded[32];
     if (label) pad(padded, label);
