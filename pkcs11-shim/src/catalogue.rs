@@ -44,7 +44,7 @@ impl Catalogue {
         let object = object.into();
         self.unindex(objects, handle);
         for (index, kind) in self.indexes.iter_mut().zip(INDEXED) {
-            if let Some(value) = object.attributes.get(kind) {
+            if let Some(value) = indexed_value(&object.attributes, kind) {
                 index.entry(value.to_vec()).or_default().insert(handle);
             }
         }
@@ -140,11 +140,10 @@ impl Catalogue {
         sealed_matches: impl Fn(&Object, &Attributes) -> bool,
     ) -> Vec<CK_OBJECT_HANDLE> {
         let nothing = BTreeSet::new();
-        let by_index = self
-            .indexes
-            .iter()
-            .zip(INDEXED)
-            .filter_map(|(index, kind)| Some(index.get(template.get(kind)?).unwrap_or(&nothing)));
+        let by_index =
+            self.indexes.iter().zip(INDEXED).filter_map(|(index, kind)| {
+                Some(index.get(indexed_value(template, kind)?).unwrap_or(&nothing))
+            });
         let candidates = by_index.min_by_key(|set| set.len()).unwrap_or(&self.all);
         let matches = |object: &Object| {
             (private_too || !object.private) && {
@@ -259,7 +258,7 @@ impl Catalogue {
         }
         let Some(object) = objects.get(handle) else { return };
         for (index, kind) in self.indexes.iter_mut().zip(INDEXED) {
-            let Some(value) = object.attributes.get(kind) else { continue };
+            let Some(value) = indexed_value(&object.attributes, kind) else { continue };
             if let Some(set) = index.get_mut(value) {
                 set.remove(&handle);
                 if set.is_empty() {
@@ -306,6 +305,9 @@ pub fn refresh(module: &Module, slot: &Slot) -> Result<()> {
             break;
         }
     }
+    if missing.is_empty() {
+        return Ok(());
+    }
     let mut catalogue = write(&slot.catalogue);
     for handle in missing.into_values() {
         // Without a login, private objects do not come either.
@@ -324,5 +326,23 @@ pub fn sealed_matches(backend: &dyn Backend, object: &Object, wanted: &Attribute
     })
 }
 
+/// An attribute by which objects are found. Nothing is what many objects have, and nobody looks for.
+fn indexed_value(attributes: &Attributes, kind: CK_ATTRIBUTE_TYPE) -> Option<&[u8]> {
+    attributes.get(kind).filter(|value| !value.is_empty())
+}
+
 /// What applications search by.
-const INDEXED: [CK_ATTRIBUTE_TYPE; 5] = [CKA_LABEL, CKA_ID, CKA_CLASS, CKA_KEY_TYPE, CKA_UNIQUE_ID];
+const INDEXED: [CK_ATTRIBUTE_TYPE; 12] = [
+    CKA_CLASS,
+    CKA_KEY_TYPE,
+    CKA_LABEL,
+    CKA_ID,
+    CKA_APPLICATION,
+    CKA_OBJECT_ID,
+    CKA_SUBJECT,
+    CKA_ISSUER,
+    CKA_SERIAL_NUMBER,
+    CKA_MODULUS,
+    CKA_EC_POINT,
+    CKA_UNIQUE_ID,
+];

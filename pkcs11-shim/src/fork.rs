@@ -36,13 +36,29 @@ pub fn adopt() -> u64 {
     process()
 }
 
-/// Has the three functions called around every `fork` of this process: before it, and after it in the parent
-/// and in the child. They stay registered for ever, as the library stays mapped.
-pub fn register_handlers(prepare: extern "C" fn(), parent: extern "C" fn(), child: extern "C" fn()) {
+/// Takes the number away, as if this were a child: whatever belongs to it can't be used any more.
+pub fn disown() {
+    let page = PAGE.load(Ordering::Acquire);
+    if !page.is_null() {
+        // SAFETY: as in `process`.
+        unsafe { &*page }.store(0, Ordering::Release);
+    }
+}
+
+/// Has three functions called around every `fork` of this process: before it, and after it in the parent and in the
+/// child; and one when the process ends. They stay registered for ever, as the library stays mapped.
+pub fn register_handlers(
+    prepare: extern "C" fn(),
+    parent: extern "C" fn(),
+    child: extern "C" fn(),
+    exit: extern "C" fn(),
+) {
     static ONCE: std::sync::Once = std::sync::Once::new();
     ONCE.call_once(|| {
         // SAFETY: the functions are valid for ever. A failure (no memory) leaves things as they were.
         let _ = unsafe { libc::pthread_atfork(Some(prepare), Some(parent), Some(child)) };
+        // SAFETY: likewise.
+        let _ = unsafe { libc::atexit(exit) };
     });
 }
 

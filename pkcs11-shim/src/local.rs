@@ -1,6 +1,7 @@
 //! What needs no secret is computed here, not in the HSM: digests, and operations with public keys.
 
 use cryptoki_sys::*;
+pub use hsm_emulator::units::mechanism::digest::hash_by as digest;
 use hsm_emulator::units::mechanism::{Mechanism, asymmetric, digest, rsa};
 use hsm_emulator::units::{Attributes, Error, Result};
 use openssl::error::ErrorStack;
@@ -23,14 +24,6 @@ pub fn digest_function(mechanism: CK_MECHANISM_TYPE) -> Result<MessageDigest> {
 /// `CKR_FUNCTION_FAILED`.
 pub fn hasher(function: MessageDigest) -> Result<Hasher> {
     Hasher::new(function).map_err(failed)
-}
-
-/// The digest of `data`.
-///
-/// # Errors
-/// `CKR_FUNCTION_FAILED`.
-pub fn digest(function: MessageDigest, data: &[u8]) -> Result<Vec<u8>> {
-    Ok(openssl::hash::hash(function, data).map_err(failed)?.to_vec())
 }
 
 /// A public key, parsed.

@@ -1,7 +1,7 @@
 //! The mechanisms on offer: for `C_GetMechanismList`, and for the checks that `C_*Init` makes without a round trip.
 
 use cryptoki_sys::*;
-use hsm_emulator::units::mechanism::{Mechanism, Parameter, mac};
+use hsm_emulator::units::mechanism::{Mechanism, Parameter, digest, mac};
 use hsm_emulator::units::{Error, Result};
 
 use crate::{local, module, signing};
@@ -124,6 +124,7 @@ impl MechanismInfo {
     /// Can the mechanism work with keys of this type?
     pub fn takes(&self, key_type: CK_KEY_TYPE) -> bool {
         self.key_types.contains(&key_type)
+            && digest::Family::of_hmac(self.kind).is_none_or(|family| family.takes_hmac_key(key_type))
     }
 }
 

@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use std::io::Write;
 use std::panic::catch_unwind;
 use std::sync::{Arc, RwLock};
+use std::time::Duration;
 
 use arc_swap::{ArcSwapOption, Guard};
 use cryptoki_sys::*;
@@ -111,10 +112,10 @@ pub fn initialize() -> Result<()> {
     }
     // Before anything is opened: what a later child inherits must be known to be its parent's.
     fork::adopt();
-    fork::register_handlers(before_fork, after_fork_in_parent, after_fork_in_child);
+    fork::register_handlers(before_fork, after_fork_in_parent, after_fork_in_child, at_exit);
     leave_parent_behind();
     // What is made at its first use, and would stay half made in a child that another thread forks just then.
-    hsm_emulator::units::mechanism::warm_up();
+    hsm_emulator::units::mechanism::warm_up()?;
     let module = configured().inspect_err(|error| {
         // The application gets a number; whoever configured it needs to know what is wrong.
         let _ = writeln!(std::io::stderr(), "hsm_pkcs11: {error}");
@@ -179,6 +180,15 @@ thread_local! {
     static FORKING: RefCell<Option<Box<dyn Any>>> = const { RefCell::new(None) };
 }
 
+/// The cryptographic libraries clear themselves away after this, whichever threads are using them.
+extern "C" fn at_exit() {
+    fork::disown();
+    let others = std::fs::read_dir("/proc/self/task").map_or(0, |tasks| tasks.skip(1).count());
+    if others > 0 {
+        std::thread::sleep(LAST_CALLS);
+    }
+}
+
 extern "C" fn before_fork() {
     // A panic may not leave a function that C calls.
     let _ = catch_unwind(|| {
@@ -216,6 +226,8 @@ fn already_initialized() -> Error {
 }
 
 static MODULE: ArcSwapOption<Module> = ArcSwapOption::const_empty();
+/// For calls that other threads are inside of when the process ends; longer ones then wait until it has.
+const LAST_CALLS: Duration = Duration::from_millis(10);
 
 /// The versions of the standard that there are function lists of.
 pub const CRYPTOKI_2_40: CK_VERSION = CK_VERSION { major: 2, minor: 40 };

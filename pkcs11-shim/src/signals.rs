@@ -60,6 +60,13 @@ fn sigpipe() -> libc::sigset_t {
     }
 }
 
+/// For programs: whoever writes to a pipe that nobody reads any more ends, as other programs of the command line do.
+/// Rust's ignore the signal.
+pub fn end_by_broken_pipe() {
+    // SAFETY: the default action is no handler of ours.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -67,8 +74,7 @@ mod tests {
     #[test]
     fn a_broken_pipe_ends_nobody() {
         // Test programs ignore the signal; a host of the library need not.
-        // SAFETY: the default action is no handler of ours.
-        unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+        end_by_broken_pipe();
         for _ in 0..2 {
             let (reader, writer) = std::io::pipe().expect("pipe");
             drop(reader);

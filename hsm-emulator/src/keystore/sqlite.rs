@@ -50,6 +50,7 @@ impl Sqlite {
         connection.pragma_update(None, "wal_autocheckpoint", LOG_BYTES / PAGE_BYTES)?;
         // What is deleted is overwritten, in the database and, once checkpointed, in the log.
         connection.pragma_update(None, "secure_delete", "ON")?;
+        connection.pragma_update(None, "temp_store", "MEMORY")?;
         connection.set_prepared_statement_cache_capacity(32);
         Ok(Self { connection, is_lost: false })
     }
@@ -201,12 +202,13 @@ impl Engine for Sqlite {
         if found.revision == since {
             return Ok(found);
         }
-        let mut statement = transaction.prepare_cached(
-            "SELECT MAX(c.revision), c.id, r.version, r.body FROM changes c
-             LEFT JOIN records r ON r.kind = c.kind AND r.id = c.id
-             WHERE c.kind = ?1 AND c.revision > ?2 AND (?2 > 0 OR r.version IS NOT NULL) GROUP BY c.id ORDER BY 1",
+        // Bodies are not sorted: they would fill the disk with temporary files.
+        let mut last_changes = transaction.prepare_cached(
+            "SELECT MAX(revision), id FROM changes WHERE kind = ?1 AND revision > ?2 GROUP BY id ORDER BY 1",
         )?;
-        let mut rows = statement.query(params![kind, since as i64])?;
+        let mut stored = transaction
+            .prepare_cached("SELECT kind, id, version, body FROM records WHERE kind = ?1 AND id = ?2")?;
+        let mut rows = last_changes.query(params![kind, since as i64])?;
         let mut bytes = 0;
         while let Some(row) = rows.next()? {
             if bytes > max_bytes {
@@ -214,16 +216,13 @@ impl Engine for Sqlite {
                 found.revision = found.changes.last().map_or(since, |change: &Change| change.revision);
                 break;
             }
-            let id: String = row.get(1)?;
-            let record = match row.get::<_, Option<i64>>(2)? {
-                Some(version) => {
-                    let body: Vec<u8> = row.get(3)?;
-                    bytes += body.len();
-                    Some(Record { kind: kind.to_owned(), id: id.clone(), version: version as u64, body })
-                }
-                None => None,
-            };
-            found.changes.push(Change { revision: row.get::<_, i64>(0)? as u64, id, record });
+            let (revision, id): (i64, String) = (row.get(0)?, row.get(1)?);
+            let record = stored.query_row(params![kind, id], record).optional()?;
+            if record.is_none() && since == 0 {
+                continue;
+            }
+            bytes += record.as_ref().map_or(0, |record| record.body.len());
+            found.changes.push(Change { revision: revision as u64, id, record });
         }
         Ok(found)
     }

@@ -314,6 +314,13 @@ impl Tokens {
     /// # Errors
     /// `CKR_USER_NOT_LOGGED_IN` for a grant that is void, `CKR_DEVICE_ERROR` if the keystore cannot be read.
     pub fn changes(&self, serial: &str, grant: Option<&Grant>, since: u64) -> Result<Changes> {
+        // Nothing has changed, and so has no PIN: whoever was let see the rest sees no more by this.
+        if since > 0
+            && self.region.unit().is_ok()
+            && self.region.keystore().head().is_ok_and(|head| head == since)
+        {
+            return Ok(Changes { revision: since, ..Changes::default() });
+        }
         // Left out while the master key is just changing, an object would never be asked for again.
         match self.region.patiently(|| self.changes_now(serial, grant, since, false)) {
             Err(error) if is_about_master_key(&error) && !self.region.settles() => {
@@ -332,6 +339,8 @@ impl Tokens {
         leave_out_foreign: bool,
     ) -> Result<Changes> {
         let unit = self.region.unit()?;
+        // What is being erased is not shown any more.
+        self.read(serial)?;
         let private = self.is_user(serial, grant)?;
         let log = self.region.keystore().changes(&objects_of(serial), since).map_err(from_keystore)?;
         let mut changes = Changes { revision: log.revision, more: log.more, ..Changes::default() };

@@ -8,6 +8,7 @@ use super::attributes::Attributes;
 use super::blob::KeyBlob;
 use super::crypto_unit::CryptoUnit;
 use super::error::{Error, Result};
+use super::key_cache::Key;
 use super::mechanism::{Mechanism, Parameter, asymmetric, incomplete, secret_key};
 use super::nested_template;
 use super::random;
@@ -145,19 +146,17 @@ impl CryptoUnit {
     /// # Errors
     /// `CKR_KEY_UNEXTRACTABLE`, `CKR_KEY_NOT_WRAPPABLE`, `CKR_KEY_HANDLE_INVALID`.
     pub(super) fn exported(&self, wrapping: &Attributes, object: &KeyBlob) -> Result<Zeroizing<Vec<u8>>> {
-        let (clear, secret) = self.unseal_pkcs11(object)?;
-        if clear.bool(CKA_EXTRACTABLE) != Some(true) {
+        let object = self.object(object)?;
+        if object.attributes.bool(CKA_EXTRACTABLE) != Some(true) {
             return Err(Error::new(CKR_KEY_UNEXTRACTABLE, "the key is not extractable"));
         }
-        nested_template::check_wrapping(wrapping, &clear)?;
-        let pkcs8 = |key: PKey<_>| {
-            key.private_key_to_pkcs8()
+        nested_template::check_wrapping(wrapping, &object.attributes)?;
+        match &object.key {
+            Key::Secret(value) => Ok(value.clone()),
+            Key::Private(key) => key
+                .private_key_to_pkcs8()
                 .map(Zeroizing::new)
-                .map_err(|_| Error::new(CKR_KEY_NOT_WRAPPABLE, "the private key has no PKCS #8 form"))
-        };
-        match clear.ulong(CKA_CLASS) {
-            Some(CKO_SECRET_KEY) => Ok(Zeroizing::new(secret.get(CKA_VALUE).unwrap_or_default().to_vec())),
-            Some(CKO_PRIVATE_KEY) => pkcs8(asymmetric::private_key(&clear, &secret)?),
+                .map_err(|_| Error::new(CKR_KEY_NOT_WRAPPABLE, "the private key has no PKCS #8 form")),
             _ => Err(Error::new(CKR_KEY_NOT_WRAPPABLE, "only secret and private keys can be wrapped")),
         }
     }

@@ -4,7 +4,11 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use cryptoki_sys::CKR_ARGUMENTS_BAD;
+use cryptoki_sys::{
+    CKM_AES_KEY_GEN, CKM_DES3_KEY_GEN, CKM_EC_EDWARDS_KEY_PAIR_GEN, CKM_EC_KEY_PAIR_GEN,
+    CKM_EC_MONTGOMERY_KEY_PAIR_GEN, CKM_GENERIC_SECRET_KEY_GEN, CKR_ARGUMENTS_BAD,
+};
+use hsm_proto::grep11 as wire;
 use hsm_proto::tokens as proto;
 use hsm_proto::tokens::request::Call;
 use hsm_proto::tokens::response::Answer;
@@ -49,7 +53,12 @@ impl TokensService {
         if !is_slow(&call)
             && let Some(unit) = self.region.serving_unit()
         {
-            match self.call(&unit, &call) {
+            let outcome = if seals(&call) {
+                self.region.seal_for_caller(|unit| self.call(unit, &call))
+            } else {
+                self.call(&unit, &call)
+            };
+            match outcome {
                 Err(error) if is_of_unit(&error) => {}
                 outcome => return outcome,
             }
@@ -190,10 +199,30 @@ impl proto::tokens_server::Tokens for TokensService {
 }
 
 fn is_slow(call: &Call) -> bool {
-    if let Call::Sign(request) = call {
-        return is_slow_signature(request.mech.as_ref());
+    let kind = |mechanism: Option<&wire::Mechanism>| mechanism.map(|mechanism| mechanism.mechanism);
+    match call {
+        Call::Sign(request) => is_slow_signature(request.mech.as_ref()),
+        Call::GenerateKey(request) => !matches!(
+            kind(request.mech.as_ref()),
+            Some(CKM_AES_KEY_GEN | CKM_DES3_KEY_GEN | CKM_GENERIC_SECRET_KEY_GEN)
+        ),
+        Call::GenerateKeyPair(request) => !matches!(
+            kind(request.mech.as_ref()),
+            Some(CKM_EC_KEY_PAIR_GEN | CKM_EC_EDWARDS_KEY_PAIR_GEN | CKM_EC_MONTGOMERY_KEY_PAIR_GEN)
+        ),
+        _ => !matches!(
+            call,
+            Call::GenerateRandom(_)
+                | Call::Encrypt(_)
+                | Call::Decrypt(_)
+                | Call::Verify(_)
+                | Call::WrapKey(_)
+                | Call::DeriveKey(_)
+                | Call::GetAttributeValue(_)
+                | Call::SetAttributeValue(_)
+                | Call::CopyObject(_)
+        ),
     }
-    !matches!(call, Call::GenerateRandom(_) | Call::Encrypt(_) | Call::Decrypt(_) | Call::Verify(_))
 }
 
 /// Is its answer sealed, and the caller's to keep?

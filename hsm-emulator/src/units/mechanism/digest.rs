@@ -2,6 +2,7 @@
 
 use cryptoki_sys::*;
 use openssl::hash::MessageDigest;
+use openssl::nid::Nid;
 
 use super::openssl_error;
 use crate::units::{Error, Result};
@@ -246,6 +247,11 @@ impl Family {
         FAMILIES.iter().find(|family| family.mgf == Some(mgf))
     }
 
+    /// May a key of this type be used for HMAC with this digest?
+    pub fn takes_hmac_key(&self, key_type: CK_KEY_TYPE) -> bool {
+        key_type == CKK_GENERIC_SECRET || self.hmac_key == Some(key_type)
+    }
+
     /// Is there a mask generation function with this digest?
     pub fn has_mgf(&self) -> bool {
         self.mgf.is_some()
@@ -254,7 +260,23 @@ impl Family {
 
 /// May a key of this type be one of HMAC?
 pub fn is_hmac_key_type(key_type: CK_KEY_TYPE) -> bool {
-    key_type == CKK_GENERIC_SECRET || FAMILIES.iter().any(|family| family.hmac_key == Some(key_type))
+    FAMILIES.iter().any(|family| family.takes_hmac_key(key_type))
+}
+
+/// The digest of data that are there as a whole. AWS-LC's functions need no state to be made for a few bytes.
+///
+/// # Errors
+/// `CKR_FUNCTION_FAILED`.
+pub fn hash_by(function: MessageDigest, data: &[u8]) -> Result<Vec<u8>> {
+    let algorithm = match function.type_() {
+        Nid::SHA1 => &aws_lc_rs::digest::SHA1_FOR_LEGACY_USE_ONLY,
+        Nid::SHA224 => &aws_lc_rs::digest::SHA224,
+        Nid::SHA256 => &aws_lc_rs::digest::SHA256,
+        Nid::SHA384 => &aws_lc_rs::digest::SHA384,
+        Nid::SHA512 => &aws_lc_rs::digest::SHA512,
+        _ => return Ok(openssl::hash::hash(function, data).map_err(openssl_error)?.to_vec()),
+    };
+    Ok(aws_lc_rs::digest::digest(algorithm, data).as_ref().to_vec())
 }
 
 /// The digest of a `CKM_*` digest mechanism.
@@ -323,7 +345,7 @@ const fn nist_info(oid_end: u8, hash_bytes: u8) -> [u8; 19] {
 /// # Errors
 /// `CKR_MECHANISM_INVALID`.
 pub(in crate::units) fn hash(digest: CK_MECHANISM_TYPE, data: &[u8]) -> Result<Vec<u8>> {
-    Ok(openssl::hash::hash(message_digest(digest)?, data).map_err(openssl_error)?.to_vec())
+    hash_by(message_digest(digest)?, data)
 }
 
 /// What the raw mechanism signs for this data: hash, or hash in a DigestInfo.

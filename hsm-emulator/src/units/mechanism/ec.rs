@@ -188,11 +188,14 @@ pub(in crate::units) fn derive(key: &PKeyRef<Private>, peer: &[u8]) -> Result<Ze
     let group = ec_key.group();
     let mut context = BigNumContext::new().map_err(openssl_error)?;
     let point = EcPoint::from_bytes(group, point_bytes(group, peer), &mut context).map_err(|_| invalid())?;
+    // A point of the curve has been read. As the cofactor is 1, any but infinity is one of the group (SP 800-56A, 5.6.2.3.3).
+    if point.is_infinity(group) {
+        return Err(invalid());
+    }
     let peer = EcKey::from_public_key(group, &point).map_err(|_| invalid())?;
-    peer.check_key().map_err(|_| invalid())?;
     let peer = PKey::from_ec_key(peer).map_err(openssl_error)?;
     let mut deriver = Deriver::new(key).map_err(openssl_error)?;
-    deriver.set_peer(&peer).map_err(|_| invalid())?;
+    deriver.set_peer_ex(&peer, false).map_err(|_| invalid())?;
     Ok(Zeroizing::new(deriver.derive_to_vec().map_err(openssl_error)?))
 }
 

@@ -1,6 +1,7 @@
 //! Message authentication codes: HMAC (PKCS #11 v3.1 section 6.22 and following), CMAC (SP 800-38B), and the MAC of
 //! FIPS 113 (sections 6.16 and 6.17).
 
+use aws_lc_rs::hmac;
 use cryptoki_sys::*;
 use openssl::pkey::PKey;
 use openssl::sign::Signer;
@@ -121,7 +122,7 @@ pub(in crate::units) fn sign(
         (Function::Cmac(cipher) | Function::Cbc(cipher), CKK_AES) => cipher == BlockCipher::Aes,
         (Function::Cmac(cipher) | Function::Cbc(cipher), CKK_DES2 | CKK_DES3) => cipher == BlockCipher::Des,
         (Function::Gmac, key_type) => key_type == CKK_AES,
-        (Function::Hmac(_), key_type) => digest::is_hmac_key_type(key_type),
+        (Function::Hmac(digest), key_type) => digest::Family::of(digest)?.takes_hmac_key(key_type),
         _ => false,
     };
     if !key_fits {
@@ -153,6 +154,18 @@ pub(in crate::units) fn compare(expected: &[u8], mac: &[u8]) -> Result<()> {
 
 /// HMAC with the digest of this mechanism.
 pub(super) fn hmac(digest: CK_MECHANISM_TYPE, key: &[u8], data: &[u8]) -> Result<Vec<u8>> {
+    let algorithm = match digest {
+        CKM_SHA_1 => Some(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY),
+        CKM_SHA224 => Some(hmac::HMAC_SHA224),
+        CKM_SHA256 => Some(hmac::HMAC_SHA256),
+        CKM_SHA384 => Some(hmac::HMAC_SHA384),
+        CKM_SHA512 => Some(hmac::HMAC_SHA512),
+        _ => None,
+    };
+    if let Some(algorithm) = algorithm {
+        // A tenth of the time that OpenSSL takes to make ready.
+        return Ok(hmac::sign(&hmac::Key::new(algorithm, key), data).as_ref().to_vec());
+    }
     let key = PKey::hmac(key).map_err(openssl_error)?;
     let mut signer = Signer::new(digest::message_digest(digest)?, &key).map_err(openssl_error)?;
     signer.sign_oneshot_to_vec(data).map_err(openssl_error)

