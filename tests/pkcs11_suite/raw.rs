@@ -1,66 +1,19 @@
 //! The C functions themselves, for the mechanisms that the cryptoki crate has no names for.
 #![allow(unsafe_code)]
 
-use std::ffi::c_void;
-use std::marker::PhantomData;
 use std::ptr::null_mut;
 use std::sync::OnceLock;
 
 use cryptoki::slot::Slot;
 use cryptoki_sys::*;
+pub use integration_tests::arguments::{FALSE, Mechanism, Outcome, TRUE, Template, ulong};
+use integration_tests::arguments::{attributes, check, parts};
 
 use super::{built, new_token, pkcs11};
 use crate::pkcs11_fixture::library;
 
-/// A template.
-pub type Template<'a> = &'a [(CK_ATTRIBUTE_TYPE, &'a [u8])];
-/// What a call gives, or its return code.
-pub type Outcome<T> = Result<T, CK_RV>;
-
-pub const TRUE: &[u8] = &[1];
-pub const FALSE: &[u8] = &[0];
 /// Attributes of a secret key whose value may be looked at.
 pub const OPEN: Template<'static> = &[(CKA_SENSITIVE, FALSE), (CKA_EXTRACTABLE, TRUE)];
-
-/// A `CK_ULONG` as an attribute has it.
-pub const fn ulong(value: CK_ULONG) -> [u8; 8] {
-    value.to_le_bytes()
-}
-
-/// A mechanism, and the parameter that it points at.
-#[derive(Clone, Copy)]
-pub struct Mechanism<'a> {
-    inner: CK_MECHANISM,
-    parameter: PhantomData<&'a ()>,
-}
-
-impl<'a> Mechanism<'a> {
-    pub fn plain(kind: CK_MECHANISM_TYPE) -> Self {
-        Self::bytes(kind, &[])
-    }
-
-    /// Its parameter is plain bytes.
-    pub fn bytes(kind: CK_MECHANISM_TYPE, parameter: &'a [u8]) -> Self {
-        let pointer = parameter.as_ptr().cast_mut().cast();
-        let inner = CK_MECHANISM {
-            mechanism: kind,
-            pParameter: pointer,
-            ulParameterLen: parameter.len() as CK_ULONG,
-        };
-        Self { inner, parameter: PhantomData }
-    }
-
-    /// Its parameter is a structure.
-    pub fn with<T>(kind: CK_MECHANISM_TYPE, parameter: &'a T) -> Self {
-        let pointer: *const T = parameter;
-        let inner = CK_MECHANISM {
-            mechanism: kind,
-            pParameter: pointer.cast_mut().cast(),
-            ulParameterLen: size_of::<T>() as CK_ULONG,
-        };
-        Self { inner, parameter: PhantomData }
-    }
-}
 
 /// A session of the user with the token that all tests by raw functions share: p11tool, whose test runs beside them,
 /// finds nothing where there are more than 48 slots.
@@ -387,10 +340,6 @@ pub fn functions() -> &'static Pkcs11 {
     })
 }
 
-fn check(code: CK_RV) -> Outcome<()> {
-    if code == CKR_OK { Ok(()) } else { Err(code) }
-}
-
 /// Asks for the length first, as the standard has it.
 fn output(call: impl Fn(*mut CK_BYTE, *mut CK_ULONG) -> CK_RV) -> Outcome<Vec<u8>> {
     let mut len = 0;
@@ -399,17 +348,4 @@ fn output(call: impl Fn(*mut CK_BYTE, *mut CK_ULONG) -> CK_RV) -> Outcome<Vec<u8
     check(call(out.as_mut_ptr(), &raw mut len))?;
     out.truncate(len as usize);
     Ok(out)
-}
-
-fn attributes(template: Template<'_>) -> Vec<CK_ATTRIBUTE> {
-    let entry = |(type_, value): &(CK_ATTRIBUTE_TYPE, &[u8])| CK_ATTRIBUTE {
-        type_: *type_,
-        pValue: value.as_ptr().cast_mut().cast::<c_void>(),
-        ulValueLen: value.len() as CK_ULONG,
-    };
-    template.iter().map(entry).collect()
-}
-
-fn parts(template: &mut [CK_ATTRIBUTE]) -> (*mut CK_ATTRIBUTE, CK_ULONG) {
-    (template.as_mut_ptr(), template.len() as CK_ULONG)
 }

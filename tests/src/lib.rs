@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
 
+pub mod arguments;
 pub mod s3;
 
 /// An HSM instance and its storage service, running; stopped and deleted when dropped.
