@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use cryptoki_sys::*;
 use hsm_emulator::units::{Attributes, Result, may_be_sealed};
@@ -22,6 +23,8 @@ pub struct Catalogue {
     /// Of token objects that this process has stored or deleted: the revision since when they are so. Changes that were
     /// asked for before, and come later, do not know of it.
     own_changes: HashMap<ObjectId, u64>,
+    /// Searches that have asked for changes, or are about to.
+    refreshes: Arc<AtomicUsize>,
     seen: Seen,
 }
 
@@ -86,9 +89,9 @@ impl Catalogue {
         private: bool,
         revision: u64,
     ) {
-        if self.note(id, private, revision)
-            && let Some(handle) = self.handles.get(&id).copied()
-        {
+        // Whatever came in between: it is gone for good.
+        self.note(id, private, revision);
+        if let Some(handle) = self.handles.get(&id).copied() {
             self.remove(objects, handle);
         }
     }
@@ -99,11 +102,18 @@ impl Catalogue {
         let known = self.own_changes.entry(id).or_default();
         let is_last = revision > seen.max(*known);
         *known = revision.max(*known);
+        if self.own_changes.len() > MAX_OWN_CHANGES && self.refreshes.load(Ordering::SeqCst) == 0 {
+            // Whoever asks for changes from now on is told of these, too.
+            self.own_changes.clear();
+        }
         is_last
     }
 
     /// Takes an object out.
     pub fn remove(&mut self, objects: &HandleTable<Object>, handle: CK_OBJECT_HANDLE) {
+        if let Some(Owner::Token(id)) = objects.get(handle).map(|object| object.owner) {
+            self.handles.remove(&id);
+        }
         self.unindex(objects, handle);
         objects.remove(handle);
     }
@@ -228,19 +238,17 @@ impl Catalogue {
         object: Object,
         revision: u64,
     ) -> CK_OBJECT_HANDLE {
-        let is_last = self.note(id, object.private, revision);
-        match self.handles.get(&id) {
-            Some(now) if *now != expected || !is_last => *now,
-            _ => {
-                self.insert(objects, expected, object);
-                expected
-            }
+        if self.note(id, object.private, revision) && self.handles.get(&id) == Some(&expected) {
+            self.insert(objects, expected, object);
         }
+        self.handles.get(&id).copied().unwrap_or(expected)
     }
 
-    /// It was not stored.
+    /// It was not stored, as far as is known; but a search may have found it.
     pub fn give_up(&mut self, id: ObjectId) {
-        self.handles.remove(&id);
+        if self.handles.get(&id).is_some_and(|handle| !self.all.contains(handle)) {
+            self.handles.remove(&id);
+        }
     }
 
     /// The token objects that are here now, by id.
@@ -269,6 +277,22 @@ impl Catalogue {
     }
 }
 
+/// A search that takes in changes.
+struct UnderWay(Arc<AtomicUsize>);
+
+impl UnderWay {
+    fn new(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::SeqCst);
+        Self(count.clone())
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
 /// Brings a token's objects up to date with the keystore, where other processes write too.
 ///
 /// # Errors
@@ -276,9 +300,10 @@ impl Catalogue {
 pub fn refresh(module: &Module, slot: &Slot) -> Result<()> {
     let grant = slot.user_grant();
     let private_too = grant.is_some();
-    let mut since = {
-        let seen = read(&slot.catalogue).seen;
-        if private_too { seen.private } else { seen.public }
+    let (_under_way, mut since) = {
+        let catalogue = read(&slot.catalogue);
+        let since = if private_too { catalogue.seen.private } else { catalogue.seen.public };
+        (UnderWay::new(&catalogue.refreshes), since)
     };
     // Who asks for everything is not told what is gone: what was here before and does not come is gone.
     let mut missing: HashMap<ObjectId, CK_OBJECT_HANDLE> = match since {
@@ -325,6 +350,9 @@ pub fn sealed_matches(backend: &dyn Backend, object: &Object, wanted: &Attribute
             && backend.sealed_attribute(&object.blob, kind).is_ok_and(|own| own.as_slice() == value)
     })
 }
+
+/// More are forgotten as soon as nobody needs them.
+const MAX_OWN_CHANGES: usize = 1024;
 
 /// An attribute by which objects are found. Nothing is what many objects have, and nobody looks for.
 fn indexed_value(attributes: &Attributes, kind: CK_ATTRIBUTE_TYPE) -> Option<&[u8]> {

@@ -180,11 +180,11 @@ thread_local! {
     static FORKING: RefCell<Option<Box<dyn Any>>> = const { RefCell::new(None) };
 }
 
-/// The cryptographic libraries clear themselves away after this, whichever threads are using them.
+/// AWS-LC clears itself away after this, whichever threads are using it. (OpenSSL is told not to when it is made ready.)
 extern "C" fn at_exit() {
-    fork::disown();
-    let others = std::fs::read_dir("/proc/self/task").map_or(0, |tasks| tasks.skip(1).count());
-    if others > 0 {
+    let is_alone = std::fs::read_dir("/proc/self/task").is_ok_and(|tasks| tasks.count() == 1);
+    if !is_alone {
+        fork::disown();
         std::thread::sleep(LAST_CALLS);
     }
 }

@@ -170,7 +170,8 @@ impl Destination {
         if !self.token {
             let handle = HandleTable::<Object>::reserve();
             let owner = Owner::Session(session.handle);
-            let object = Object::new(slot.id, owner, self.vouched(module, blob)?)?;
+            let object =
+                Object::new(slot.id, owner, vouched(module, session, self.vouching.as_ref(), blob)?)?;
             // With the catalogue held: a logout or the session's end comes before all of this, or after.
             let mut catalogue = write(&slot.catalogue);
             require_login_for(session, object.private)?;
@@ -180,16 +181,17 @@ impl Destination {
         }
         Ok(store_new(module, session, [(self, blob)])?[0])
     }
-
-    fn vouched(&self, module: &Module, blob: KeyBlob) -> Result<KeyBlob> {
-        match &self.vouching {
-            Some(grant) => module.backend.trust_object(grant, &blob),
-            None => Ok(blob),
-        }
-    }
 }
 
-/// Puts the keys of a new pair where they belong: both, or neither.
+/// The object with `CKA_TRUSTED`, if the SO vouches for it.
+fn vouched(module: &Module, session: &Session, vouching: Option<&Grant>, blob: KeyBlob) -> Result<KeyBlob> {
+    let Some(grant) = vouching else { return Ok(blob) };
+    let trusted = module.backend.trust_object(grant, &blob);
+    trusted.map_err(|error| session.slot.note_void_grant(Some(grant), error))
+}
+
+/// Puts the keys of a new pair where they belong: both, or neither, unless only one of them is the token's and may not be
+/// destroyed.
 ///
 /// # Errors
 /// As [`Destination::place`].
@@ -223,7 +225,11 @@ fn store_new<const N: usize>(
     let mut new = Vec::with_capacity(N);
     for (destination, blob) in made {
         let id = new_id()?;
-        let object = Object::new(slot.id, Owner::Token(id), destination.vouched(module, blob)?)?;
+        let object = Object::new(
+            slot.id,
+            Owner::Token(id),
+            vouched(module, session, destination.vouching.as_ref(), blob)?,
+        )?;
         require_login_for(session, object.private)?;
         new.push((HandleTable::<Object>::reserve(), id, object));
     }
@@ -378,10 +384,8 @@ pub fn set_attribute_value(
         if object.attributes.bool(CKA_MODIFIABLE) == Some(false) {
             return Err(Error::new(CKR_ACTION_PROHIBITED, "the object may not be changed"));
         }
-        let mut blob = module.backend.change_object(&object.blob, &changes, false)?;
-        if let Some(grant) = &vouching {
-            blob = module.backend.trust_object(grant, &blob)?;
-        }
+        let blob = module.backend.change_object(&object.blob, &changes, false)?;
+        let blob = vouched(module, session, vouching.as_ref(), blob)?;
         let changed = object.changed(blob)?;
         require_login_for(session, changed.private)?;
         let slot = &session.slot;

@@ -91,7 +91,8 @@ impl Slot {
     pub fn note_void_grant(&self, grant: Option<&Grant>, error: Error) -> Error {
         if error.code == CKR_USER_NOT_LOGGED_IN {
             let mut usage = write(&self.usage);
-            if matches!((&usage.login, grant), (Login::User(held), Some(void)) if held.0 == void.0) {
+            if matches!((&usage.login, grant), (Login::User(held) | Login::So(held), Some(void)) if held.0 == void.0)
+            {
                 usage.login = Login::Public;
             }
         }
@@ -299,7 +300,8 @@ pub fn init_pin(module: &Module, session: &Session, pin: &[u8]) -> Result<()> {
     let not_there = || Error::new(CKR_USER_NOT_LOGGED_IN, "the security officer is not logged in");
     let grant = session.slot.so_grant().ok_or_else(not_there)?;
     check_new_pin(pin)?;
-    module.backend.init_pin(&grant, pin)
+    let outcome = module.backend.init_pin(&grant, pin);
+    outcome.map_err(|error| session.slot.note_void_grant(Some(&grant), error))
 }
 
 /// `C_SetPIN`: the PIN of who is logged in, and the user's if nobody is.

@@ -101,7 +101,7 @@ fn ccm_gives_the_published_ciphertext_and_detects_changes() {
     let mechanism = Mechanism::with(CKM_AES_CCM, &nothing);
     let mut tag = session.encrypt(mechanism, key, &[]).unwrap();
     assert_eq!(tag.len(), 8);
-    assert_eq!(session.decrypt(mechanism, key, &tag).unwrap(), []);
+    assert!(session.decrypt(mechanism, key, &tag).unwrap().is_empty());
     tag[0] ^= 1;
     assert_eq!(session.decrypt(mechanism, key, &tag), Err(CKR_ENCRYPTED_DATA_INVALID));
     for wrong in [ccm(&nonce[..6], &[], 4, 4), ccm(&nonce, &[], 4, 5), ccm(&nonce, &[], 4, 18)] {

@@ -1,6 +1,7 @@
 //! The C functions themselves, for the mechanisms that the cryptoki crate has no names for.
 #![allow(unsafe_code)]
 
+use std::marker::PhantomData;
 use std::ptr::null_mut;
 use std::sync::OnceLock;
 

@@ -1,11 +1,12 @@
 //! Room on the disk for what must work when there is no other: deletions, and attempts that are counted.
 
 use std::fs::{self, OpenOptions};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{FallocateFlags, fallocate};
+use rustix::io::Errno;
 
 /// A file beside the embedded database that does nothing but take up room.
 pub struct Spare {
@@ -14,20 +15,23 @@ pub struct Spare {
 }
 
 impl Spare {
-    /// That of a database; it is made if there is room.
+    /// That of a database. It is not made yet.
     pub fn of(database: &Path) -> Self {
-        let spare = Self { path: database.with_extension("spare"), is_there: AtomicBool::new(false) };
-        spare.restore();
-        spare
+        Self { path: database.with_extension("spare"), is_there: AtomicBool::new(false) }
     }
 
-    /// Makes it again, if it has been given away and there is room.
+    /// Makes it, if it is not there and there is room.
     pub fn restore(&self) {
         if self.is_there.load(Ordering::Relaxed) {
             return;
         }
         let is_complete = fs::metadata(&self.path).is_ok_and(|found| found.len() == BYTES);
         self.is_there.store(is_complete || self.make().is_ok(), Ordering::Relaxed);
+    }
+
+    /// Has it been given away?
+    pub fn is_missing(&self) -> bool {
+        !self.is_there.load(Ordering::Relaxed)
     }
 
     /// Makes room by removing it. `false` if it has been given away before.
@@ -39,12 +43,15 @@ impl Spare {
     fn make(&self) -> std::io::Result<()> {
         let file =
             OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&self.path)?;
-        let made = fallocate(&file, FallocateFlags::empty(), 0, BYTES);
+        let made = match fallocate(&file, FallocateFlags::empty(), 0, BYTES) {
+            Err(Errno::OPNOTSUPP) => file.write_all_at(&vec![0; BYTES as usize], 0),
+            made => made.map_err(Into::into),
+        };
         if made.is_err() {
             // Half of it would take room and be of no use.
             fs::remove_file(&self.path)?;
         }
-        Ok(made?)
+        made
     }
 }
 

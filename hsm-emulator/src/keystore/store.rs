@@ -102,19 +102,22 @@ impl Keystore {
     /// # Errors
     /// [`Error::Schema`] if it is newer than this program, [`Error::Database`] if it cannot be opened.
     pub fn open(location: &Location) -> Result<Self> {
+        let spare = match location {
+            Location::File(path) => Some(Spare::of(path)),
+            #[cfg(feature = "edge")]
+            Location::Postgres(_) => None,
+        };
         let slot = |engine| Arc::new(parking_lot::Mutex::new(Some(engine)));
-        Ok(Self {
+        let keystore = Self {
             location: location.clone(),
             gate: Gate::default(),
-            spare: match location {
-                Location::File(path) => Some(Spare::of(path)),
-                #[cfg(feature = "edge")]
-                Location::Postgres(_) => None,
-            },
             waiting: Mutex::default(),
-            writer: slot(location.create()?),
-            reader: slot(location.open()?),
-        })
+            writer: slot(with_room(spare.as_ref(), || location.create())?),
+            reader: slot(with_room(spare.as_ref(), || location.open())?),
+            spare,
+        };
+        keystore.spare.iter().for_each(Spare::restore);
+        Ok(keystore)
     }
 
     /// Who may write.
@@ -266,17 +269,12 @@ impl Keystore {
         if !makes_room && importance == Importance::Lasting {
             return self.write_with_others(writes).inspect(|_| spare.restore());
         }
-        match self.write_with_others(writes.clone()) {
-            Err(Error::Full(_)) if spare.give_away() => {
-                let outcome = self.write_with_others(writes);
-                // What the log has grown by is free again once it is empty.
-                if self.erase_log().is_ok() {
-                    spare.restore();
-                }
-                outcome
-            }
-            outcome => outcome,
+        let outcome = with_room(Some(spare), || self.write_with_others(writes.clone()));
+        // What the log has grown by is free again once it is empty.
+        if spare.is_missing() && self.erase_log().is_ok() {
+            spare.restore();
         }
+        outcome
     }
 
     fn write_with_others(&self, writes: Vec<Write>) -> Result<u64> {
@@ -368,7 +366,7 @@ impl Keystore {
             }
         }
         *slot = None;
-        work(&mut **slot.insert(self.location.open()?))
+        work(&mut **slot.insert(with_room(self.spare.as_ref(), || self.location.open())?))
     }
 }
 
@@ -534,6 +532,14 @@ fn closed() -> Error {
 }
 
 /// One transaction for the group, one savepoint for each commit, if there are several: a conflict undoes only its own.
+/// Does what must work on a full disk: if there is no room, it gets the spare one.
+fn with_room<T>(spare: Option<&Spare>, work: impl Fn() -> Result<T>) -> Result<T> {
+    match work() {
+        Err(Error::Full(_)) if spare.is_some_and(Spare::give_away) => work(),
+        outcome => outcome,
+    }
+}
+
 fn write_group(transaction: Result<Transaction<'_>>, group: &[Arc<Commit>], fence: i64) {
     let outcomes = transaction.and_then(|transaction| try_write_group(transaction.0, group, fence));
     for (i, commit) in group.iter().enumerate() {

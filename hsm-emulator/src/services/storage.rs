@@ -229,14 +229,24 @@ impl Region {
         &self,
         mut work: impl FnMut(&CryptoUnit) -> Result<T, UnitError>,
     ) -> Result<T, UnitError> {
-        self.with_another_unit(is_of_unit, || {
-            let sealing = self.sealing(self.unit()?).map_err(from_keystore)?;
-            let sealed = work(sealing.unit())?;
-            if sealing.has_moved_on() || self.storage().version != sealing.version {
-                return Err(from_keystore(refused()));
-            }
-            Ok(sealed)
-        })
+        self.with_another_unit(is_of_unit, || self.seal_in(self.unit()?, &mut work))
+    }
+
+    /// The same, in this unit and no other.
+    ///
+    /// # Errors
+    /// As [`Self::seal_for_caller`].
+    pub fn seal_in<T>(
+        &self,
+        unit: Arc<CryptoUnit>,
+        work: impl FnOnce(&CryptoUnit) -> Result<T, UnitError>,
+    ) -> Result<T, UnitError> {
+        let sealing = self.sealing(unit).map_err(from_keystore)?;
+        let sealed = work(sealing.unit())?;
+        if sealing.has_moved_on() || self.storage().version != sealing.version {
+            return Err(from_keystore(refused()));
+        }
+        Ok(sealed)
     }
 
     /// Another one whenever the stored keys have come under another master key: what was read before is to be

@@ -239,11 +239,15 @@ impl Tokens {
         Ok(())
     }
 
-    /// Stores objects durably, all or none. Private objects need the user's grant. The revision since then.
+    /// Stores objects durably, all or none. Private objects need the user's grant. Several ones must be new. The
+    /// revision since then.
     ///
     /// # Errors
-    /// `CKR_USER_NOT_LOGGED_IN`, `CKR_OBJECT_HANDLE_INVALID`, `CKR_TOKEN_NOT_PRESENT`, `CKR_DEVICE_MEMORY`.
+    /// `CKR_ARGUMENTS_BAD`, `CKR_USER_NOT_LOGGED_IN`, `CKR_OBJECT_HANDLE_INVALID`, `CKR_TOKEN_NOT_PRESENT`, `CKR_DEVICE_MEMORY`.
     pub fn put_objects(&self, serial: &str, grant: Option<&Grant>, objects: &[Put<'_>]) -> Result<u64> {
+        if objects.len() > 1 && objects.iter().any(|put| put.replaces.is_some()) {
+            return Err(Error::new(CKR_ARGUMENTS_BAD, "only one object at a time takes another one's place"));
+        }
         // Only what a unit sealed is stored: an altered blob is refused here, not when it is needed.
         let sealing = self.sealing()?;
         let kind = objects_of(serial);
@@ -556,7 +560,8 @@ impl Tokens {
         loop {
             let (_, version) = self.read(serial)?;
             let mut writes = prepare(self)?;
-            let are_new = writes.iter().all(|write| write.expect == Expect::Absent);
+            let is_new = |write: &&Write| write.expect == Expect::Absent;
+            let new: Vec<_> = writes.iter().filter(is_new).map(|write| write.id.clone()).collect();
             let expect = Expect::Version(version);
             writes
                 .insert(0, Write { kind: TOKEN.into(), id: serial.to_owned(), expect, effect: Effect::Keep });
@@ -569,7 +574,9 @@ impl Tokens {
                 }
             };
             match committed {
-                Err(keystore::Error::Conflict { kind: conflict, .. }) if conflict == kind && are_new => {
+                Err(keystore::Error::Conflict { kind: conflict, id })
+                    if conflict == kind && new.contains(&id) =>
+                {
                     return Err(gone());
                 }
                 Err(keystore::Error::Conflict { .. }) => {}

@@ -24,7 +24,7 @@ pub fn is_template(kind: CK_ATTRIBUTE_TYPE) -> bool {
 /// # Errors
 /// `CKR_ATTRIBUTE_VALUE_INVALID` if it isn't one, has a template within, or the value of a key: whoever sees the
 /// carrying key sees its templates.
-pub(super) fn check(value: &[u8]) -> Result<()> {
+pub(super) fn check(kind: CK_ATTRIBUTE_TYPE, value: &[u8]) -> Result<()> {
     let invalid = |message| Err(Error::new(CKR_ATTRIBUTE_VALUE_INVALID, message));
     let Ok(template) = Attributes::decode(value) else { return invalid("the value is no template") };
     if value.len() > MAX_BYTES {
@@ -32,6 +32,9 @@ pub(super) fn check(value: &[u8]) -> Result<()> {
     }
     if template.iter().any(|(kind, _)| is_template(kind) || may_be_sealed(kind)) {
         return invalid("a template within a template has neither templates nor values of keys");
+    }
+    if kind != CKA_WRAP_TEMPLATE && template.bool(CKA_TRUSTED) == Some(true) {
+        return invalid("no key makes other keys trusted");
     }
     Ok(())
 }

@@ -531,7 +531,7 @@ fn check_shape(row: &Row, value: &[u8]) -> Result<()> {
         K::Ulong => value.len() == 8,
         K::Date => value.is_empty() || (value.len() == 8 && value.iter().all(u8::is_ascii_digit)),
         K::Bytes => value.len() <= MAX_VALUE_BYTES,
-        K::Template => return nested_template::check(value),
+        K::Template => return nested_template::check(row.kind, value),
     };
     if fits {
         return Ok(());

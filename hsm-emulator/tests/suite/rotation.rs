@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::common::operator::{Operator, adopt, load, send};
+use crate::common::to_put;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use hsm_emulator::keystore::{self, Effect, Expect, Write};
@@ -106,7 +107,7 @@ fn keys_tokens_and_customers_blobs_come_under_the_new_master_key() {
     let mechanism = Mechanism::plain(cryptoki_sys::CKM_AES_KEY_GEN);
     let unit = instance.region.unit().expect("unit");
     let object = unit.generate_key(&mechanism, &template).expect("AES key");
-    tokens.put_object(&serial, Some(&user), [7; 16], &object, None).expect("store");
+    tokens.put_objects(&serial, Some(&user), &[to_put([7; 16], &object, None)]).expect("store");
     let customers = unit.generate_key(&mechanism, &template).expect("customer's own");
     let gcm = Mechanism {
         kind: cryptoki_sys::CKM_AES_GCM,
@@ -625,7 +626,7 @@ fn token_objects_are_there_at_every_moment_of_a_rotation() {
         .with_bool(cryptoki_sys::CKA_TOKEN, true)
         .with(cryptoki_sys::CKA_VALUE, *b"value");
     let object = instance.region.unit().and_then(|unit| unit.create_object(&template)).expect("object");
-    tokens.put_object(&serial, None, [7; 16], &object, None).expect("store");
+    tokens.put_objects(&serial, None, &[to_put([7; 16], &object, None)]).expect("store");
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let reader = scope.spawn(|| {
@@ -645,7 +646,8 @@ fn token_objects_are_there_at_every_moment_of_a_rotation() {
     });
     let void = tokens.init_pin(&so, b"user-pin").expect_err("from before the rotations");
     assert_eq!(void.code, cryptoki_sys::CKR_USER_NOT_LOGGED_IN);
-    let refused = tokens.put_object(&serial, None, [8; 16], &object, None).expect_err("an old blob");
+    let refused =
+        tokens.put_objects(&serial, None, &[to_put([8; 16], &object, None)]).expect_err("an old blob");
     assert_eq!(refused.code, vendor::CKR_IBM_WKID_MISMATCH);
     let pattern = instance.load_and_commit(&[50, 0x80]);
     instance.region.reencrypt(&pattern, false, |_| {}).expect("re-encrypt");
@@ -769,7 +771,7 @@ fn what_is_damaged_while_it_waits_for_its_place_is_re_encrypted_again() {
         .with_bool(cryptoki_sys::CKA_TOKEN, true)
         .with(cryptoki_sys::CKA_VALUE, *b"value");
     let object = instance.region.unit().and_then(|unit| unit.create_object(&template)).expect("object");
-    tokens.put_object(&serial, None, [7; 16], &object, None).expect("store");
+    tokens.put_objects(&serial, None, &[to_put([7; 16], &object, None)]).expect("store");
     let places = [
         ("root-key", key.clone()),
         ("token", serial.clone()),

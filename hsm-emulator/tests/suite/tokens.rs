@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::common::operator::{Operator, adopt, load, send};
-use crate::common::region;
+use crate::common::{region, to_put};
 use cryptoki_sys::*;
 use hsm_emulator::keystore::{Effect, Expect, Write};
 use hsm_emulator::services::tokens::{MAX_PIN_FAILURES, Tokens, User};
@@ -47,14 +47,14 @@ fn private_objects_need_the_users_login() {
     let user = f.tokens.login(&f.serial, User::User, b"user-pin").expect("user");
     let so = f.tokens.login(&f.serial, User::So, b"so-pin").expect("SO");
     let (public, private) = (data(&f.region, false), data(&f.region, true));
-    f.tokens.put_object(&f.serial, None, [1; 16], &public, None).expect("public");
+    f.tokens.put_objects(&f.serial, None, &[to_put([1; 16], &public, None)]).expect("public");
     for grant in [None, Some(&so)] {
         assert_eq!(
-            code(f.tokens.put_object(&f.serial, grant, [2; 16], &private, None)),
+            code(f.tokens.put_objects(&f.serial, grant, &[to_put([2; 16], &private, None)])),
             CKR_USER_NOT_LOGGED_IN
         );
     }
-    f.tokens.put_object(&f.serial, Some(&user), [2; 16], &private, None).expect("private");
+    f.tokens.put_objects(&f.serial, Some(&user), &[to_put([2; 16], &private, None)]).expect("private");
     let ids = |grant| {
         let changes = f.tokens.changes(&f.serial, grant, 0).expect("changes");
         changes.stored.iter().map(|(id, _)| id[0]).collect::<Vec<_>>()
@@ -65,7 +65,7 @@ fn private_objects_need_the_users_login() {
     assert_eq!(code(f.tokens.delete_object(&f.serial, None, [2; 16])), CKR_USER_NOT_LOGGED_IN);
     // A private object cannot be made public by storing another in its place.
     assert_eq!(
-        code(f.tokens.put_object(&f.serial, None, [2; 16], &public, Some(&private))),
+        code(f.tokens.put_objects(&f.serial, None, &[to_put([2; 16], &public, Some(&private))])),
         CKR_USER_NOT_LOGGED_IN
     );
     let revision = f.tokens.changes(&f.serial, Some(&user), 0).expect("changes").revision;
@@ -74,7 +74,7 @@ fn private_objects_need_the_users_login() {
     assert_eq!((changes.deleted.as_slice(), changes.stored.len()), ([[2; 16]].as_slice(), 0));
     assert_eq!(code(f.tokens.delete_object(&f.serial, Some(&user), [2; 16])), CKR_OBJECT_HANDLE_INVALID);
     assert_eq!(
-        code(f.tokens.put_object(&f.serial, None, [1; 16], &public, None)),
+        code(f.tokens.put_objects(&f.serial, None, &[to_put([1; 16], &public, None)])),
         CKR_OBJECT_HANDLE_INVALID,
         "an id is used once"
     );
@@ -87,7 +87,7 @@ fn a_grant_ends_with_the_pin_and_belongs_to_one_token() {
     let user = f.tokens.login(&f.serial, User::User, b"user-pin").expect("user");
     let private = data(&f.region, true);
     assert_eq!(
-        code(f.tokens.put_object(&other, Some(&user), [1; 16], &private, None)),
+        code(f.tokens.put_objects(&other, Some(&user), &[to_put([1; 16], &private, None)])),
         CKR_USER_NOT_LOGGED_IN
     );
     assert_eq!(code(f.tokens.init_pin(&user, b"1234")), CKR_USER_NOT_LOGGED_IN);
@@ -160,12 +160,12 @@ fn a_change_from_an_old_state_is_refused() {
     let f = fixture();
     let unit = f.region.unit().expect("unit");
     let first = data(&f.region, false);
-    f.tokens.put_object(&f.serial, None, [1; 16], &first, None).expect("put");
+    f.tokens.put_objects(&f.serial, None, &[to_put([1; 16], &first, None)]).expect("put");
     let label = |label: &[u8]| Attributes::new().with(CKA_LABEL, label);
     let (one, two) =
         [b"one", b"two"].map(|l| unit.change_object(&first, &label(l), false).expect("change")).into();
-    f.tokens.put_object(&f.serial, None, [1; 16], &one, Some(&first)).expect("the first change");
-    let outcome = f.tokens.put_object(&f.serial, None, [1; 16], &two, Some(&first));
+    f.tokens.put_objects(&f.serial, None, &[to_put([1; 16], &one, Some(&first))]).expect("the first change");
+    let outcome = f.tokens.put_objects(&f.serial, None, &[to_put([1; 16], &two, Some(&first))]);
     assert_eq!(code(outcome), CKR_OBJECT_HANDLE_INVALID);
 }
 
@@ -182,7 +182,7 @@ fn no_object_outlives_the_erasure_of_its_token() {
                 for i in 0..100u8 {
                     let mut id = [thread; 16];
                     id[1] = i;
-                    if f.tokens.put_object(&f.serial, Some(user), id, private, None).is_err() {
+                    if f.tokens.put_objects(&f.serial, Some(user), &[to_put(id, private, None)]).is_err() {
                         break;
                     }
                 }
@@ -203,8 +203,8 @@ fn records_that_were_moved_are_refused() {
     let f = fixture();
     let user = f.tokens.login(&f.serial, User::User, b"user-pin").expect("user");
     let (public, private) = (data(&f.region, false), data(&f.region, true));
-    f.tokens.put_object(&f.serial, Some(&user), [1; 16], &public, None).expect("put");
-    f.tokens.put_object(&f.serial, Some(&user), [2; 16], &private, None).expect("put");
+    f.tokens.put_objects(&f.serial, Some(&user), &[to_put([1; 16], &public, None)]).expect("put");
+    f.tokens.put_objects(&f.serial, Some(&user), &[to_put([2; 16], &private, None)]).expect("put");
     let kind = format!("object/{}", f.serial);
     let keystore = f.region.keystore();
     let body = keystore.get(&kind, &"01".repeat(16)).expect("read").expect("there").body;
@@ -231,7 +231,7 @@ fn what_is_no_object_is_not_stored() {
     let root_key = unit.create_root_key(b"id", None).expect("root key");
     let grant = f.tokens.login(&f.serial, User::User, b"user-pin").expect("user");
     for blob in [root_key, KeyBlob::parse(&grant.0).expect("blob")] {
-        let outcome = f.tokens.put_object(&f.serial, Some(&grant), [1; 16], &blob, None);
+        let outcome = f.tokens.put_objects(&f.serial, Some(&grant), &[to_put([1; 16], &blob, None)]);
         assert_eq!(code(outcome), CKR_OBJECT_HANDLE_INVALID);
     }
 }
@@ -240,7 +240,7 @@ fn what_is_no_object_is_not_stored() {
 fn a_token_is_erased_by_its_so_only() {
     let f = fixture();
     let public = data(&f.region, false);
-    f.tokens.put_object(&f.serial, None, [1; 16], &public, None).expect("put");
+    f.tokens.put_objects(&f.serial, None, &[to_put([1; 16], &public, None)]).expect("put");
     assert_eq!(code(f.tokens.init(Some(&f.serial), b"wrong", "again")), CKR_PIN_INCORRECT);
     let token = f.tokens.init(Some(&f.serial), b"so-pin", "again").expect("init again");
     assert_eq!((token.label.as_str(), token.user_pin_initialized), ("again", false));
@@ -251,13 +251,40 @@ fn a_token_is_erased_by_its_so_only() {
     assert_eq!(code(f.tokens.init(None, b"so-pin", &"x".repeat(33))), CKR_ARGUMENTS_BAD);
 }
 
+/// As if the process had been killed between the two commits of an erasure.
+#[test]
+fn an_erasure_that_was_cut_off_shows_nothing_of_before() {
+    let f = fixture();
+    f.tokens.put_objects(&f.serial, None, &[to_put([1; 16], &data(&f.region, false), None)]).expect("put");
+    let keystore = f.region.keystore();
+    let record = keystore.get("token", &f.serial).expect("read").expect("there");
+    let body = String::from_utf8(record.body).expect("JSON").replace("\"erasing\":false", "\"erasing\":true");
+    assert!(body.contains("\"erasing\":true"), "{body}");
+    let (kind, id, expect) = (record.kind, record.id, Expect::Version(record.version));
+    keystore
+        .commit(vec![Write { kind, id, expect, effect: Effect::Put(body.into_bytes()) }])
+        .expect("commit");
+    assert!(f.tokens.changes(&f.serial, None, 0).expect("changes").stored.is_empty());
+}
+
+#[test]
+fn objects_are_stored_together_or_not_at_all() {
+    let f = fixture();
+    let (one, other) = (data(&f.region, false), data(&f.region, false));
+    f.tokens.put_objects(&f.serial, None, &[to_put([2; 16], &one, None)]).expect("put");
+    let both = [to_put([1; 16], &one, None), to_put([2; 16], &other, None)];
+    assert_eq!(code(f.tokens.put_objects(&f.serial, None, &both)), CKR_OBJECT_HANDLE_INVALID, "one is taken");
+    let stored = f.tokens.changes(&f.serial, None, 0).expect("changes").stored;
+    assert_eq!(stored, [([2; 16], one)]);
+}
+
 #[test]
 fn an_altered_object_is_not_stored() {
     let f = fixture();
     let mut bytes = data(&f.region, false).as_bytes().to_vec();
     *bytes.last_mut().expect("not empty") ^= 1;
     let altered = KeyBlob::parse(&bytes).expect("structure is whole");
-    let outcome = f.tokens.put_object(&f.serial, None, [1; 16], &altered, None);
+    let outcome = f.tokens.put_objects(&f.serial, None, &[to_put([1; 16], &altered, None)]);
     assert_eq!(code(outcome), vendor::CKR_IBM_BLOBKEY_CONFLICT);
 }
 
@@ -298,7 +325,7 @@ fn a_token_under_a_lost_master_key_is_deleted_without_a_unit() {
     let tokens = Tokens::new(region.clone()).expect("tokens");
     let lost = unit.verification_pattern().expect("valid").to_hex();
     let serial = tokens.init(None, b"so-pin", "token").expect("init").serial;
-    tokens.put_object(&serial, None, [1; 16], &data(&region, false), None).expect("store");
+    tokens.put_objects(&serial, None, &[to_put([1; 16], &data(&region, false), None)]).expect("store");
     let staged = |kind: &str, id: &str| {
         let (kind, id) = ("reencrypted".to_owned(), format!("{kind}/{id}"));
         Write { kind, id, expect: Expect::Absent, effect: Effect::Put(b"{}".to_vec()) }

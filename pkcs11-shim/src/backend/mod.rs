@@ -118,8 +118,7 @@ pub trait Backend: Send + Sync {
     /// `C_SetPIN`.
     fn set_pin(&self, serial: &str, user: User, old: &[u8], new: &[u8]) -> Result<()>;
 
-    /// Stores token objects durably, all or none: the keystore's revision since then. Only the first may take the place
-    /// of another one.
+    /// Stores token objects durably, all or none: the keystore's revision since then. Several ones must be new.
     ///
     /// # Errors
     /// `CKR_OBJECT_HANDLE_INVALID` if what is stored is not `replaces`, or a new object's id is taken.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use cryptoki_sys::{
-    CKM_AES_KEY_GEN, CKM_DES3_KEY_GEN, CKM_EC_EDWARDS_KEY_PAIR_GEN, CKM_EC_KEY_PAIR_GEN,
+    CKM_AES_KEY_GEN, CKM_DES3_KEY_GEN, CKM_DH_PKCS_DERIVE, CKM_EC_EDWARDS_KEY_PAIR_GEN, CKM_EC_KEY_PAIR_GEN,
     CKM_EC_MONTGOMERY_KEY_PAIR_GEN, CKM_GENERIC_SECRET_KEY_GEN, CKR_ARGUMENTS_BAD,
 };
 use hsm_proto::grep11 as wire;
@@ -54,7 +54,7 @@ impl TokensService {
             && let Some(unit) = self.region.serving_unit()
         {
             let outcome = if seals(&call) {
-                self.region.seal_for_caller(|unit| self.call(unit, &call))
+                self.region.seal_in(unit, |unit| self.call(unit, &call))
             } else {
                 self.call(&unit, &call)
             };
@@ -210,6 +210,7 @@ fn is_slow(call: &Call) -> bool {
             kind(request.mech.as_ref()),
             Some(CKM_EC_KEY_PAIR_GEN | CKM_EC_EDWARDS_KEY_PAIR_GEN | CKM_EC_MONTGOMERY_KEY_PAIR_GEN)
         ),
+        Call::DeriveKey(request) => kind(request.mech.as_ref()) == Some(CKM_DH_PKCS_DERIVE),
         _ => !matches!(
             call,
             Call::GenerateRandom(_)
@@ -217,7 +218,6 @@ fn is_slow(call: &Call) -> bool {
                 | Call::Decrypt(_)
                 | Call::Verify(_)
                 | Call::WrapKey(_)
-                | Call::DeriveKey(_)
                 | Call::GetAttributeValue(_)
                 | Call::SetAttributeValue(_)
                 | Call::CopyObject(_)

@@ -39,7 +39,7 @@ use super::error::{Error, Result};
 /// Has the cryptographic libraries make what they would make at the first use.
 ///
 /// # Errors
-/// `CKR_FUNCTION_FAILED` if they do not work.
+/// `CKR_FUNCTION_FAILED` and `CKR_DEVICE_ERROR` if they do not work.
 pub fn warm_up() -> Result<()> {
     openssl::init();
     std::sync::LazyLock::force(&aes::CIPHERTEXT_STEALING);

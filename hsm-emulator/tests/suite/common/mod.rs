@@ -10,7 +10,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use hsm_emulator::services::region::{Layout, Region};
+use hsm_emulator::services::tokens::{ObjectId, Put};
 use hsm_emulator::units::CryptoUnit;
+use hsm_emulator::units::KeyBlob;
 use hsm_emulator::units::administration::control_point;
 
 pub fn region(dir: &Path, units: usize) -> Arc<Region> {
@@ -33,4 +35,9 @@ pub fn unit(dir: &Path) -> CryptoUnit {
     .expect("create");
     unit.generate_master_key().expect("master key");
     unit
+}
+
+/// An object to be stored.
+pub fn to_put<'a>(id: ObjectId, object: &'a KeyBlob, replaces: Option<&'a KeyBlob>) -> Put<'a> {
+    Put { id, object, replaces }
 }
