@@ -63,7 +63,8 @@ fn what_a_base_key_adds_decides_where_the_new_key_lives() {
     let session = RawSession::new();
     let template = Nested::new(&[(CKA_TOKEN, TRUE), (CKA_PRIVATE, FALSE), (CKA_EXTRACTABLE, FALSE)]);
     let base = aes_key(&session, &[(CKA_DERIVE, TRUE), (CKA_DERIVE_TEMPLATE, template.bytes())]).unwrap();
-    let data = CK_KEY_DERIVATION_STRING_DATA { pData: [7; 16].as_mut_ptr(), ulLen: 16 };
+    let mut bytes = [7; 16];
+    let data = CK_KEY_DERIVATION_STRING_DATA { pData: bytes.as_mut_ptr(), ulLen: 16 };
     let mechanism = Mechanism::with(CKM_AES_ECB_ENCRYPT_DATA, &data);
     let derived = session.derive(mechanism, base, &[]).unwrap();
     for (kind, value) in [(CKA_TOKEN, TRUE), (CKA_PRIVATE, FALSE), (CKA_EXTRACTABLE, FALSE)] {

@@ -111,7 +111,7 @@ fn row<T>(name: &str, step: impl FnMut() -> T) {
 /// Measures, for each row, a message of its size there and back on a stream, by a thread that drives the connection
 /// itself, as the library does it.
 pub fn echo() {
-    let (mut server, address) = EchoServer::start();
+    let (server, address) = EchoServer::start();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
     let (requests, mut answers) = runtime.block_on(async {
         let endpoint = Endpoint::from_shared(address).expect("endpoint").tcp_nodelay(true);
@@ -133,8 +133,7 @@ pub fn echo() {
         });
         print_figure(row.name, alone(row.name, BUDGET, step));
     }
-    server.0.kill().ok();
-    server.0.wait().ok();
+    drop(server);
 }
 
 /// Answers each message with itself, until it is killed; says at which address.
@@ -153,6 +152,13 @@ pub async fn serve_echo() {
 }
 
 struct EchoServer(Child);
+
+impl Drop for EchoServer {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
 
 impl EchoServer {
     fn start() -> (Self, String) {

@@ -9,6 +9,11 @@ use super::token::{OPENED, find_name};
 /// Prints each goal, whether it holds, and the rows that miss it.
 pub fn print(table: &Table) {
     println!("\nGoals");
+    for peer in [EMBEDDED, REMOTE] {
+        let refused = |row: &&String| table.median(row, peer).is_none();
+        let refused: Vec<_> = table.rows.iter().filter(refused).map(String::as_str).collect();
+        say(&format!("{peer}: every row is offered"), Some(refused.is_empty()), &refused.join("; "));
+    }
     for (name, peer, other) in [
         ("embedded: faster than SoftHSM2 in every row", EMBEDDED, SOFTHSM),
         ("embedded: faster than kryoptic in every row", EMBEDDED, KRYOPTIC),

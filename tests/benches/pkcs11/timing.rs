@@ -96,7 +96,7 @@ fn together(
         timed(&mut session, operation).expect(name);
         barrier.wait();
         let (_, rate) = repeated(name, budget, &mut || timed(&mut session, operation));
-        // No thread goes on alone: its rate would be that of fewer.
+        // A session closes when nobody measures any more.
         barrier.wait();
         session.close().expect("close");
         rate

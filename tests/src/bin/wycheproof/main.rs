@@ -1,8 +1,8 @@
 //! Wycheproof's test vectors through the PKCS #11 library: what is valid must pass, what is not must not.
 //!
 //! `wycheproof LIBRARY SLOT PIN SECTION...`; the slot is a number, and its token has the user's PIN; sections are
-//! `secret-keys`, `derivation`, `signatures`, `agreement`, `rsa-encryption`, `post-quantum`. Prints a line for each set of vectors, and ends with an
-//! error if one of them went wrong.
+//! `secret-keys`, `derivation`, `signatures`, `agreement`, `rsa-encryption`, `post-quantum`. Prints a line for each set of
+//! vectors, and ends with an error if one of them went wrong.
 
 mod agreement;
 mod derivation;
