@@ -1,5 +1,5 @@
-"""A token with five thousand objects: MANY_OBJECTS=100000 is the long form. Times are printed, and nothing is promised of
-them."""
+"""A token with five thousand objects: MANY_OBJECTS=100000 is the long form. Times are printed, and nothing is promised
+of them."""
 
 from __future__ import annotations
 

@@ -18,7 +18,6 @@ static double deadline;
 
 struct worker {
     pthread_t thread;
-    size_t number;
     uint64_t state;
     unsigned long rounds, refused;
     CK_SESSION_HANDLE session;
@@ -277,7 +276,6 @@ int main(int argc, char **argv) {
     deadline = now_seconds() + seconds;
     for (size_t i = 0; i < THREADS; i++) {
         struct worker *worker = &workers[i];
-        worker->number = i;
         worker->state = setting("STORM_SEED", (unsigned long)(now_seconds() * 1e9)) + i;
         snprintf(worker->label, sizeof worker->label, "thread %zu", i);
         void *(*task)(void *) = i < LOGGING ? log_in_and_out : i < LOGGING + PRIVATE ? work_in_private : work;
