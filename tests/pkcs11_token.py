@@ -24,10 +24,12 @@ def remote(region: Region) -> dict[str, str]:
     return clean_environment() | {name: region.env[name] for name in ("HSM_GRPC_ENDPOINT", "HSM_API_KEY_FILE")}
 
 
-def run(*command: str | Path, environment: dict[str, str], stdin: str = "", fails: bool = False) -> str:
-    """Runs a program that has to succeed, or to fail; what it printed, errors too."""
+def run(
+    *command: str | Path, environment: dict[str, str], stdin: str = "", fails: bool = False, timeout: float = 120
+) -> str:
+    """Runs a program that has to succeed, or to fail; what it printed, errors too. The timeout is in seconds."""
     done = subprocess.run(
-        command, env=environment, input=stdin, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120
+        command, env=environment, input=stdin, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=timeout
     )
     assert (done.returncode != 0) == fails, f"{command}: exit code {done.returncode}\n{done.stdout}"
     return done.stdout

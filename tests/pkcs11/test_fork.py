@@ -12,20 +12,22 @@ import pytest
 from pkcs11_token import LIBRARY, run
 
 # Enough to meet every case; FORKS=200, LIVES=1000, FINALIZES=1000 and EXITS=100 are the long form.
-SHORT = {"FORKS": "40", "LIVES": "200", "FINALIZES": "50"}
+SHORT = {"FORKS": "40", "LIVES": "600", "FINALIZES": "50"}
 EXITS = int(os.environ.get("EXITS", "5"))
+# The programs themselves end after 300.
+SECONDS = 330
 
 Stress = Callable[[str], Path]
 
 
 @pytest.fixture
 def environment(backend: dict[str, str]) -> dict[str, str]:
-    return {**SHORT, **os.environ, **backend}
+    return {**SHORT, **backend}
 
 
 @pytest.mark.parametrize("case", ["operations", "spawns", "threads"])
 def test_fork(stress: Stress, environment: dict[str, str], case: str) -> None:
-    print(run(stress("fork"), case, LIBRARY, environment=environment))
+    print(run(stress("fork"), case, LIBRARY, environment=environment, timeout=SECONDS))
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +40,7 @@ def life(stress: Stress, backend: dict[str, str]) -> Path:
 
 @pytest.mark.parametrize("case", ["leaks", "reloads", "finalize"])
 def test_beginnings_and_ends(life: Path, environment: dict[str, str], case: str) -> None:
-    print(run(life, case, LIBRARY, environment=environment))
+    print(run(life, case, LIBRARY, environment=environment, timeout=SECONDS))
 
 
 def test_two_copies_of_the_library_in_one_process(life: Path, environment: dict[str, str], tmp_path: Path) -> None:
@@ -67,4 +69,5 @@ ORDERS = [
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_a_program_with_an_openssl_of_its_own(stress: Stress, environment: dict[str, str], order: str) -> None:
-    run(stress("openssl"), order, LIBRARY, environment=environment)
+    printed = run(stress("openssl"), order, LIBRARY, environment=environment)
+    assert ("finalized at exit" in printed) == order.startswith("finalized-"), printed

@@ -16,8 +16,6 @@ typedef struct evp_md_st EVP_MD;
 typedef struct evp_pkey_st EVP_PKEY;
 typedef struct ecdsa_sig_st ECDSA_SIG;
 typedef struct bignum_st BIGNUM;
-const char *OpenSSL_version(int which);
-int OPENSSL_init_crypto(uint64_t options, const void *settings);
 void OPENSSL_cleanup(void);
 int OPENSSL_atexit(void (*handler)(void));
 unsigned long ERR_peek_error(void);
@@ -100,6 +98,8 @@ static void *use_both_in_thread(void *slot) {
 static void at_exit(void) {
     use_keys(session, keys);
     MUST(p11->C_Finalize(NULL));
+    static const char text[] = "finalized at exit\n";
+    if (write(STDOUT_FILENO, text, sizeof text - 1) < 0) _exit(4);
 }
 
 int main(int argc, char **argv) {

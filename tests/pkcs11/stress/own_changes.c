@@ -52,10 +52,12 @@ static void *change(void *unused) {
         }
         MUST(p11->C_DestroyObject(session, object));
         for (int i = 0; i < 3; i++) {
-            if (p11->C_GetAttributeValue(session, object, &result, 1) != CKR_OBJECT_HANDLE_INVALID) {
+            CK_RV code = p11->C_GetAttributeValue(session, object, &result, 1);
+            if (code == CKR_OK) {
                 undead++;
                 break;
             }
+            if (code != CKR_OBJECT_HANDLE_INVALID) fail("a destroyed object gave %s", code_name(code));
             sleep_microseconds(300);
         }
         objects++;

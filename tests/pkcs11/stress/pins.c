@@ -18,7 +18,6 @@
 /* Wrong PINs in a row at which a PIN is locked. */
 #define LIMIT 10
 
-static unsigned long thread_count;
 static CK_SLOT_ID slot;
 static CK_USER_TYPE user;
 static CK_FLAGS count_low, final_try, locked;
@@ -70,12 +69,12 @@ static void one_after_the_other(void) {
     want_flags(LIMIT);
 }
 
-static atomic_uint incorrect, refused, arrived;
+static atomic_uint incorrect, refused;
+static pthread_barrier_t arrived;
 
 static void *guess_once(void *number) {
     CK_SESSION_HANDLE session = open_session(slot);
-    arrived++;
-    while (arrived < thread_count) continue;
+    pthread_barrier_wait(&arrived);
     CK_RV code = guess(session, (unsigned)(size_t)number);
     if (code == CKR_PIN_INCORRECT) incorrect++;
     else if (code == CKR_PIN_LOCKED) refused++;
@@ -85,7 +84,8 @@ static void *guess_once(void *number) {
 
 static void at_once(void) {
     pthread_t threads[MAX_THREADS];
-    thread_count = setting("GUESSERS", 16);
+    unsigned long thread_count = setting("GUESSERS", 16);
+    if (pthread_barrier_init(&arrived, NULL, thread_count)) fail("no barrier");
     for (size_t i = 0; i < thread_count; i++)
         if (pthread_create(&threads[i], NULL, guess_once, (void *)i)) fail("no thread");
     for (size_t i = 0; i < thread_count; i++) pthread_join(threads[i], NULL);

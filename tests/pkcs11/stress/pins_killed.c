@@ -6,8 +6,8 @@
      init-token NUMBER      C_InitToken likewise: the number is in the label, and in that of an object made then
      new-tokens             C_InitToken of one more token after the other
      try USER NUMBER        the name of C_Login's code
-     look                   the number of initialized tokens; the first one's label, how many objects it has, and whether
-                            the user has a PIN
+     look                   the number of initialized tokens; the first one's label, how many objects it has, and
+                            whether the user has a PIN
 
    Before each change the next number is written, and "ok" after it. PIN number 0 is the one of `make`. */
 #include <stdio.h>
@@ -38,7 +38,7 @@ static struct pin pin(CK_USER_TYPE user, unsigned long number) {
     return made;
 }
 
-/* The slot of the only token, whatever its label. */
+/* The first token's slot, whatever its label, and how many tokens there are: the last slot's is not initialized. */
 static CK_SLOT_ID first_slot(CK_ULONG *tokens) {
     CK_SLOT_ID slots[300];
     CK_ULONG count = COUNT(slots);
