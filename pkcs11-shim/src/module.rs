@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use arc_swap::{ArcSwapOption, Guard};
 use cryptoki_sys::*;
+use hsm_emulator::units::mechanism::warm_up;
 use hsm_emulator::units::{Error, Result};
 
 use crate::appearance::Appearance;
@@ -114,8 +115,6 @@ pub fn initialize() -> Result<()> {
     fork::adopt();
     fork::register_handlers(before_fork, after_fork_in_parent, after_fork_in_child, at_exit);
     leave_parent_behind();
-    // What is made at its first use, and would stay half made in a child that another thread forks just then.
-    hsm_emulator::units::mechanism::warm_up()?;
     let module = configured().inspect_err(|error| {
         // The application gets a number; whoever configured it needs to know what is wrong.
         let _ = writeln!(std::io::stderr(), "hsm_pkcs11: {error}");
@@ -180,7 +179,7 @@ thread_local! {
     static FORKING: RefCell<Option<Box<dyn Any>>> = const { RefCell::new(None) };
 }
 
-/// AWS-LC clears itself away after this, whichever threads are using it. (OpenSSL is told not to when it is made ready.)
+/// AWS-LC clears itself away after this, whichever threads are using it. (OpenSSL is told not to.)
 extern "C" fn at_exit() {
     let is_alone = std::fs::read_dir("/proc/self/task").is_ok_and(|tasks| tasks.count() == 1);
     if !is_alone {
@@ -193,6 +192,9 @@ extern "C" fn before_fork() {
     // A panic may not leave a function that C calls.
     let _ = catch_unwind(|| {
         let Ok(module) = current() else { return };
+        // What another thread is just making at its first use would stay half made in the child. If it can't be made, the
+        // child's calls say so.
+        let _ = warm_up();
         let held = module.as_ref().map(|module| module.backend.before_fork());
         let _ = FORKING.try_with(|forking| *forking.borrow_mut() = held);
     });
