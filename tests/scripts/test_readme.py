@@ -17,29 +17,35 @@ README = (ROOT / "README.md").read_text()
 
 @pytest.fixture
 def tour(tmp_path: Path) -> Iterator[list[str]]:
-    """The README's blocks, with a directory of the test's own in place of /tmp."""
+    """The README's blocks. Their directories are in the test's own one, if they run in `environment`."""
     blocks = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
-    yield [block.replace("/tmp/", f"{tmp_path}/").replace("--detach", "--detach --no-build") for block in blocks]
-    run_script("down", "--state", tmp_path / "tour")
+    yield [block.replace("--detach", "--detach --no-build") for block in blocks]
+    for state in tmp_path.glob("tmp.*/state"):
+        run_script("down", "--state", state)
+
+
+def environment(tmp_path: Path) -> dict[str, str]:
+    return {**clean_environment(), "TMPDIR": str(tmp_path)}
 
 
 def test_the_tour_works_as_pasted(tour: list[str], tmp_path: Path) -> None:
     [block] = [block for block in tour if "create_bucket" in block]
-    assert str(tmp_path) in block and "--no-build" in block
+    assert "mktemp -d" in block and "--no-build" in block
     done = subprocess.run(
-        ["bash", "-ec", block], cwd=ROOT, capture_output=True, text=True, timeout=300, env=clean_environment()
+        ["bash", "-ec", block], cwd=ROOT, capture_output=True, text=True, timeout=300, env=environment(tmp_path)
     )
     assert done.returncode == 0, done.stderr
     [line] = [line for line in done.stdout.splitlines() if line.startswith("crn:")]
     crn, count = line.split()
-    assert crn == re.search(r"^ROOT_KEY_CRN=(.*)$", (tmp_path / "tour.env").read_text(), re.MULTILINE)[1]  # type: ignore[index]
+    [env] = tmp_path.glob("tmp.*/env")
+    assert crn == re.search(r"^ROOT_KEY_CRN=(.*)$", env.read_text(), re.MULTILINE)[1]  # type: ignore[index]
     assert count == "1"
 
 
 def test_the_pkcs11_line_works_as_pasted(tour: list[str], tmp_path: Path) -> None:
     [block] = [block for block in tour if "pkcs11-tool" in block]
-    environment = {**clean_environment(), "XDG_DATA_HOME": str(tmp_path)}
-    done = subprocess.run(["bash", "-ec", block], cwd=ROOT, capture_output=True, text=True, timeout=60, env=environment)
+    data = {**environment(tmp_path), "XDG_DATA_HOME": str(tmp_path)}
+    done = subprocess.run(["bash", "-ec", block], cwd=ROOT, capture_output=True, text=True, timeout=60, env=data)
     assert done.returncode == 0, done.stderr
     assert "Token successfully initialized" in done.stdout
     assert any(tmp_path.iterdir())
@@ -48,11 +54,12 @@ def test_the_pkcs11_line_works_as_pasted(tour: list[str], tmp_path: Path) -> Non
 def test_the_drill_works_as_pasted(tour: list[str], tmp_path: Path) -> None:
     [block] = [block for block in tour if "--imprint" in block]
     done = subprocess.run(
-        ["bash", "-ec", f"{block}\nwait"], cwd=ROOT, capture_output=True, text=True, timeout=60, env=clean_environment()
+        ["bash", "-ec", f"{block}\nwait"], cwd=ROOT, capture_output=True, text=True, timeout=60, env=environment(tmp_path)
     )
     assert done.returncode == 0, done.stderr
     assert "CRYPTO UNIT" in done.stdout.upper(), done.stdout
-    assert (tmp_path / "drill").is_dir() and not (tmp_path / "drill" / "endpoint").exists(), "it was stopped"
+    [state] = tmp_path.glob("tmp.*/state")
+    assert not (state / "endpoint").exists(), "it was stopped"
 
 
 DOCS = sorted(path.relative_to(ROOT) for path in (ROOT / "docs").glob("*.md"))
