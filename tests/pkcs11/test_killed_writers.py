@@ -128,8 +128,7 @@ def test_objects(stress: Stress, tmp_path: Path) -> None:
         assert not found, f"seed {SEED}: nobody wrote {found}"
     print(f"{acknowledged} changes acknowledged, {unacknowledged} killed in the midst")
     assert acknowledged >= KILLS, "too little was written between the kills"
-    # In a few runs it may be that all are killed between two changes.
-    assert unacknowledged or KILLS < 200, "the kills hit nobody"
+    assert unacknowledged > KILLS / 10, "the kills hit nobody"
 
 
 ACTIONS = {"C_SetPIN": ["set-pin", "user"], "C_SetPIN-SO": ["set-pin", "so"], "C_InitPIN": ["init-pin", "user"]}

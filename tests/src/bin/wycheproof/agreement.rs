@@ -29,17 +29,9 @@ fn prime_curves(session: &Session, score: &mut Score) -> Result<(), Error> {
                 continue;
             };
             for test in group.tests {
-                let private = session.create_object(&[
-                    Attribute::Class(ObjectClass::PRIVATE_KEY),
-                    Attribute::KeyType(KeyType::EC),
-                    Attribute::EcParams(hex::decode(oid)?),
-                    Attribute::Value(test.private_key.to_vec()),
-                    Attribute::Derive(true),
-                ])?;
-                let shared = derive(session, private, &test.public_key, test.shared_secret.len());
-                let same = shared?.is_some_and(|shared| shared[..] == test.shared_secret[..]);
+                let keys = (&test.private_key[..], &test.public_key[..]);
+                let same = agree(session, KeyType::EC, oid, keys, &test.shared_secret)?;
                 score.count(test.tc_id, &test.comment, test.result, Answer::accepted_if(same));
-                session.destroy_object(private)?;
             }
         }
     }
@@ -55,21 +47,33 @@ fn montgomery_curves(session: &Session, score: &mut Score) -> Result<(), Error> 
                 MontgomeryCurve::X448 => "06032b656f",
             };
             for test in group.tests {
-                let private = session.create_object(&[
-                    Attribute::Class(ObjectClass::PRIVATE_KEY),
-                    Attribute::KeyType(KeyType::EC_MONTGOMERY),
-                    Attribute::EcParams(hex::decode(oid)?),
-                    Attribute::Value(test.private_key.to_vec()),
-                    Attribute::Derive(true),
-                ])?;
-                let shared = derive(session, private, &test.public_key, test.shared_secret.len());
-                let same = shared?.is_some_and(|shared| shared[..] == test.shared_secret[..]);
+                let keys = (&test.private_key[..], &test.public_key[..]);
+                let same = agree(session, KeyType::EC_MONTGOMERY, oid, keys, &test.shared_secret)?;
                 score.count(test.tc_id, &test.comment, test.result, Answer::accepted_if(same));
-                session.destroy_object(private)?;
             }
         }
     }
     Ok(())
+}
+
+/// Do the keys, private and public, share this secret? Not if the public one is refused.
+fn agree(
+    session: &Session,
+    key_type: KeyType,
+    oid: &str,
+    (private, public): (&[u8], &[u8]),
+    secret: &[u8],
+) -> Result<bool, Error> {
+    let private = session.create_object(&[
+        Attribute::Class(ObjectClass::PRIVATE_KEY),
+        Attribute::KeyType(key_type),
+        Attribute::EcParams(hex::decode(oid)?),
+        Attribute::Value(private.to_vec()),
+        Attribute::Derive(true),
+    ])?;
+    let shared = derive(session, private, public, secret.len());
+    session.destroy_object(private)?;
+    Ok(shared?.is_some_and(|shared| shared[..] == secret[..]))
 }
 
 /// What the keys share; `None` if the other key is refused.
