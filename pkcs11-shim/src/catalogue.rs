@@ -251,6 +251,11 @@ impl Catalogue {
         }
     }
 
+    /// A token object as it is now.
+    pub fn token_object(&self, objects: &HandleTable<Object>, id: ObjectId) -> Option<Arc<Object>> {
+        objects.get(*self.handles.get(&id)?)
+    }
+
     /// The token objects that are here now, by id.
     fn token_objects(&self, objects: &HandleTable<Object>) -> Vec<(ObjectId, CK_OBJECT_HANDLE)> {
         let here = |handle: &CK_OBJECT_HANDLE| match objects.get(*handle)?.owner {

@@ -13,7 +13,7 @@ use hsm_emulator::units::{Error, Result};
 use zeroize::Zeroizing;
 
 use crate::module::Module;
-use crate::object::Object;
+use crate::object::{Object, with_blob};
 use crate::operation::{Prepared, begin, cancel, finish, gather, go_on, not_initialized, require_authorised};
 use crate::output::{Output, Room};
 use crate::session::Session;
@@ -366,13 +366,17 @@ impl CipherOperation {
     }
 
     fn call(&self, module: &Module, mechanism: &Mechanism, data: &[u8]) -> Result<Output> {
-        let blob = &self.key.blob;
+        let backend = &module.backend;
         match self.direction {
             Direction::Encrypt if self.key.class() == Some(CKO_PUBLIC_KEY) => {
                 self.key.public_key()?.encrypt(mechanism, data).map(Output::Public)
             }
-            Direction::Encrypt => module.backend.encrypt(mechanism, blob, data).map(Output::Public),
-            Direction::Decrypt => module.backend.decrypt(mechanism, blob, data).map(Output::Secret),
+            Direction::Encrypt => {
+                with_blob(module, &self.key, |key| backend.encrypt(mechanism, key, data)).map(Output::Public)
+            }
+            Direction::Decrypt => {
+                with_blob(module, &self.key, |key| backend.decrypt(mechanism, key, data)).map(Output::Secret)
+            }
         }
     }
 }

@@ -9,7 +9,7 @@ use hsm_emulator::units::{Attributes, Error, Result};
 
 use crate::mechanisms::MechanismInfo;
 use crate::module::Module;
-use crate::object::{Destination, Object, key, place_pair};
+use crate::object::{Destination, Object, key, place_pair, with_blob};
 use crate::operation::{Prepared, check_allowed};
 use crate::output::{Output, Room};
 use crate::session::Session;
@@ -75,7 +75,9 @@ pub fn wrap_key(
     {
         return Ok(Output::Length(len));
     }
-    let bytes = module.backend.wrap_key(mechanism, &wrapping.blob, &wrapped.blob)?;
+    let bytes = with_blob(module, &wrapping, |wrapping| {
+        with_blob(module, &wrapped, |wrapped| module.backend.wrap_key(mechanism, wrapping, wrapped))
+    })?;
     Ok(Output::without_bytes(room, bytes.len()).unwrap_or(Output::Public(bytes)))
 }
 
@@ -95,7 +97,9 @@ pub fn unwrap_key(
     let unwrapping = Role::UNWRAPPING.check(module, session, mechanism, unwrapping)?;
     let template = completed(&unwrapping.attributes, CKA_UNWRAP_TEMPLATE, template)?;
     let destination = Destination::check(session, &template, true)?;
-    let blob = module.backend.unwrap_key(mechanism, &unwrapping.blob, wrapped, &destination.template)?;
+    let blob = with_blob(module, &unwrapping, |unwrapping| {
+        module.backend.unwrap_key(mechanism, unwrapping, wrapped, &destination.template)
+    })?;
     destination.place(module, session, blob)
 }
 
@@ -111,15 +115,18 @@ pub fn derive_key(
     template: &Attributes,
 ) -> Result<CK_OBJECT_HANDLE> {
     let Prepared { key, .. } = Prepared::check(module, session, mechanism, base, CKF_DERIVE, CKA_DERIVE)?;
-    let mut mechanism = mechanism.clone();
-    let others = other_keys(module, session, &mut mechanism)?;
+    let others = other_keys(module, session, &mut mechanism.clone())?;
     let mut template = template.clone();
     for source in std::iter::once(&key).chain(&others) {
         template = completed(&source.attributes, CKA_DERIVE_TEMPLATE, &template)?;
     }
     let private_by_default = mechanism.kind != CKM_HKDF_DATA;
     let destination = Destination::check(session, &template, private_by_default)?;
-    let blob = module.backend.derive_key(&mechanism, &key.blob, &destination.template)?;
+    let blob = with_blob(module, &key, |key| {
+        let mut mechanism = mechanism.clone();
+        other_keys(module, session, &mut mechanism)?;
+        module.backend.derive_key(&mechanism, key, &destination.template)
+    })?;
     destination.place(module, session, blob)
 }
 
@@ -156,7 +163,8 @@ pub fn encapsulate_key(
     }
     let template = completed(&key.attributes, CKA_ENCAPSULATE_TEMPLATE, template)?;
     let destination = Destination::check(session, &template, true)?;
-    let (encapsulated, blob) = module.backend.encapsulate_key(mechanism, &key.blob, &destination.template)?;
+    let (encapsulated, blob) =
+        with_blob(module, &key, |key| module.backend.encapsulate_key(mechanism, key, &destination.template))?;
     let handle = destination.place(module, session, blob)?;
     Ok((Output::Public(encapsulated), Some(handle)))
 }
@@ -177,7 +185,9 @@ pub fn decapsulate_key(
         Prepared::check(module, session, mechanism, key, CKF_DECAPSULATE, CKA_DECAPSULATE)?;
     let template = completed(&key.attributes, CKA_DECAPSULATE_TEMPLATE, template)?;
     let destination = Destination::check(session, &template, true)?;
-    let blob = module.backend.decapsulate_key(mechanism, &key.blob, encapsulated, &destination.template)?;
+    let blob = with_blob(module, &key, |key| {
+        module.backend.decapsulate_key(mechanism, key, encapsulated, &destination.template)
+    })?;
     destination.place(module, session, blob)
 }
 

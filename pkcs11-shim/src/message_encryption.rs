@@ -13,7 +13,7 @@ use crate::encryption::Direction;
 use crate::mechanisms::MechanismInfo;
 use crate::module::Module;
 use crate::nonce::{Nonce, NonceGenerator};
-use crate::object::Object;
+use crate::object::{Object, with_blob};
 use crate::operation::{Operations, Prepared, begin, cancel, gather, not_initialized, require_authorised};
 use crate::output::{Output, Room};
 use crate::session::Session;
@@ -197,14 +197,16 @@ impl MessageCipher {
         self.authorised = !self.key.wants_login_for_each_use();
         match direction {
             Direction::Encrypt => {
-                let mut sealed = module.backend.encrypt(&mechanism, &self.key.blob, data)?;
+                let mut sealed =
+                    with_blob(module, &self.key, |key| module.backend.encrypt(&mechanism, key, data))?;
                 let tag = sealed.split_off(sealed.len().saturating_sub(message.tag_bytes));
                 message.tag.deliver(&tag)?;
                 Ok(Output::Public(sealed))
             }
             Direction::Decrypt => {
                 let sealed = [data, message.tag.bytes()].concat();
-                let opened = module.backend.decrypt(&mechanism, &self.key.blob, &sealed);
+                let opened =
+                    with_blob(module, &self.key, |key| module.backend.decrypt(&mechanism, key, &sealed));
                 opened.map(Output::Secret).map_err(|error| match error.code {
                     CKR_ENCRYPTED_DATA_INVALID => Error::new(CKR_AEAD_DECRYPT_FAILED, error.message),
                     _ => error,

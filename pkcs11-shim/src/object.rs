@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use cryptoki_sys::*;
-use hsm_emulator::units::{Attributes, Error, KeyBlob, Result, may_be_sealed};
+use hsm_emulator::units::{Attributes, Error, KeyBlob, Result, may_be_sealed, vendor};
 
 use crate::backend::{Grant, ObjectId, Put};
 use crate::catalogue;
@@ -13,6 +13,7 @@ use crate::local::PublicKey;
 use crate::module::Module;
 use crate::operation::{Find, begin};
 use crate::session::Session;
+use crate::slot_token;
 
 /// An object as this process knows it. It never changes: a changed object takes its place in the table.
 pub struct Object {
@@ -190,8 +191,7 @@ fn vouched(module: &Module, session: &Session, vouching: Option<&Grant>, blob: K
     trusted.map_err(|error| session.slot.note_void_grant(Some(grant), error))
 }
 
-/// Puts the keys of a new pair where they belong: both, or neither, unless only one of them is the token's and may not be
-/// destroyed.
+/// Puts the keys of a new pair where they belong: both, or neither.
 ///
 /// # Errors
 /// As [`Destination::place`].
@@ -204,12 +204,17 @@ pub fn place_pair(
     if public.0.token && private.0.token {
         return store_new(module, session, [public, private]).map(|[public, private]| (public, private));
     }
-    let public = public.0.place(module, session, public.1)?;
-    match private.0.place(module, session, private.1) {
-        Ok(private) => Ok((public, private)),
+    // What is to be on the token comes last: it may be impossible to destroy.
+    let swapped = public.0.token;
+    let (first, last) = if swapped { (private, public) } else { (public, private) };
+    let first = first.0.place(module, session, first.1)?;
+    match last.0.place(module, session, last.1) {
+        Ok(last) if swapped => Ok((last, first)),
+        Ok(last) => Ok((first, last)),
         Err(error) => {
-            // Half a key pair is of no use: the caller hears why the whole failed.
-            let _ = destroy_object(module, session, public);
+            // Half a key pair is of no use.
+            session.disown(first);
+            write(&session.slot.catalogue).remove(&module.objects, first);
             Err(error)
         }
     }
@@ -288,7 +293,8 @@ pub fn copy_object(
         wanted.set(kind, value);
     }
     let destination = Destination::check(session, &wanted, object.private)?;
-    let blob = module.backend.change_object(&object.blob, &destination.template, true)?;
+    let blob =
+        with_blob(module, &object, |blob| module.backend.change_object(blob, &destination.template, true))?;
     destination.place(module, session, blob)
 }
 
@@ -344,7 +350,7 @@ pub fn attribute_value(module: &Module, object: &Object, kind: CK_ATTRIBUTE_TYPE
     if !may_be_sealed(kind) {
         return Err(Error::new(CKR_ATTRIBUTE_TYPE_INVALID, "the object has no such attribute"));
     }
-    Ok(AttributeValue::Secret(module.backend.sealed_attribute(&object.blob, kind)?))
+    with_blob(module, object, |blob| module.backend.sealed_attribute(blob, kind)).map(AttributeValue::Secret)
 }
 
 /// An attribute's value on its way to the application.
@@ -378,40 +384,53 @@ pub fn set_attribute_value(
     let (changes, vouching) = without_trust(session, template);
     loop {
         let object = module.object(session, handle)?;
-        if let Owner::Token(_) = object.owner {
-            session.require_rw()?;
-        }
-        if object.attributes.bool(CKA_MODIFIABLE) == Some(false) {
-            return Err(Error::new(CKR_ACTION_PROHIBITED, "the object may not be changed"));
-        }
-        let blob = module.backend.change_object(&object.blob, &changes, false)?;
-        let blob = vouched(module, session, vouching.as_ref(), blob)?;
-        let changed = object.changed(blob)?;
-        require_login_for(session, changed.private)?;
-        let slot = &session.slot;
-        if let Owner::Token(id) = object.owner {
-            let grant = slot.user_grant();
-            let put = Put { id, object: &changed.blob, replaces: Some(&object.blob) };
-            match module.backend.put_objects(slot.serial()?, grant.as_ref(), &[put]) {
-                // Another process changed or destroyed it: look at it as it is now, and change that.
-                Err(error) if error.code == CKR_OBJECT_HANDLE_INVALID => {
-                    catalogue::refresh(module, slot)?;
-                    let now = module.object(session, handle)?;
-                    if now.blob == object.blob {
-                        return Err(error);
-                    }
-                    continue;
-                }
-                stored => {
-                    let revision = stored.map_err(|error| slot.note_void_grant(grant.as_ref(), error))?;
-                    write(&slot.catalogue).replace_stored(&module.objects, id, changed, revision);
+        match change(module, session, handle, &object, &changes, vouching.as_ref()) {
+            // Another process changed or destroyed it, or the master key was rotated: look at it as it is now, and change
+            // that.
+            Err(error)
+                if matches!(object.owner, Owner::Token(_))
+                    && matches!(error.code, CKR_OBJECT_HANDLE_INVALID | vendor::CKR_IBM_WKID_MISMATCH) =>
+            {
+                catalogue::refresh(module, &session.slot)?;
+                let now = module.object(session, handle)?;
+                if now.blob == object.blob {
+                    return Err(error);
                 }
             }
-        } else {
-            write(&slot.catalogue).replace(&module.objects, handle, changed);
+            outcome => return outcome,
         }
-        return Ok(());
     }
+}
+
+/// Changes an object that is still as it is given here.
+fn change(
+    module: &Module,
+    session: &Session,
+    handle: CK_OBJECT_HANDLE,
+    object: &Object,
+    changes: &Attributes,
+    vouching: Option<&Grant>,
+) -> Result<()> {
+    if let Owner::Token(_) = object.owner {
+        session.require_rw()?;
+    }
+    if object.attributes.bool(CKA_MODIFIABLE) == Some(false) {
+        return Err(Error::new(CKR_ACTION_PROHIBITED, "the object may not be changed"));
+    }
+    let blob = module.backend.change_object(&object.blob, changes, false)?;
+    let changed = object.changed(vouched(module, session, vouching, blob)?)?;
+    require_login_for(session, changed.private)?;
+    let slot = &session.slot;
+    let Owner::Token(id) = object.owner else {
+        write(&slot.catalogue).replace(&module.objects, handle, changed);
+        return Ok(());
+    };
+    let grant = slot.user_grant();
+    let put = Put { id, object: &changed.blob, replaces: Some(&object.blob) };
+    let stored = module.backend.put_objects(slot.serial()?, grant.as_ref(), &[put]);
+    let revision = stored.map_err(|error| slot.note_void_grant(grant.as_ref(), error))?;
+    write(&slot.catalogue).replace_stored(&module.objects, id, changed, revision);
+    Ok(())
 }
 
 /// `C_FindObjectsInit`. The search is done here; `C_FindObjects` hands it out.
@@ -457,6 +476,26 @@ fn require_login_for(session: &Session, private: bool) -> Result<()> {
         ));
     }
     Ok(())
+}
+
+/// Calls the HSM with an object as it is now: what is on the token is sealed anew when the master key is rotated.
+///
+/// # Errors
+/// Those of `call`.
+pub fn with_blob<T>(module: &Module, object: &Object, call: impl Fn(&KeyBlob) -> Result<T>) -> Result<T> {
+    let outcome = call(&object.blob);
+    match (&outcome, object.owner) {
+        (Err(error), Owner::Token(id)) if error.code == vendor::CKR_IBM_WKID_MISMATCH => {
+            let slot = slot_token::slot(module, object.slot)?;
+            catalogue::refresh(module, &slot)?;
+            let now = read(&slot.catalogue).token_object(&module.objects, id);
+            match now {
+                Some(now) if now.blob != object.blob => call(&now.blob),
+                _ => outcome,
+            }
+        }
+        _ => outcome,
+    }
 }
 
 /// A key that an operation wants, as far as the session may see it.

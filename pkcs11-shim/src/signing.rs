@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 
 use crate::local::{self, Hasher};
 use crate::module::Module;
-use crate::object::Object;
+use crate::object::{Object, with_blob};
 use crate::operation::{Prepared, begin, cancel, finish, gather, go_on, not_initialized, require_authorised};
 use crate::output::{Output, Room};
 use crate::session::Session;
@@ -152,7 +152,8 @@ impl SignOperation {
     }
 
     fn call(&self, module: &Module, input: &[u8]) -> Result<Output> {
-        module.backend.sign(self.message.mechanism(), &self.key.blob, input).map(Output::Public)
+        let mechanism = self.message.mechanism();
+        with_blob(module, &self.key, |key| module.backend.sign(mechanism, key, input)).map(Output::Public)
     }
 }
 

@@ -7,7 +7,7 @@ use hsm_emulator::units::mechanism::Mechanism;
 use hsm_emulator::units::{Error, Result};
 
 use crate::module::Module;
-use crate::object::Object;
+use crate::object::{Object, with_blob};
 use crate::operation::{Prepared, begin, cancel, go_on, not_initialized};
 use crate::session::Session;
 use crate::signing::{Message, signature_bytes};
@@ -179,7 +179,7 @@ impl VerifyOperation {
         self.check_length(signature)?;
         match self.key.class() {
             Some(CKO_PUBLIC_KEY) => self.key.public_key()?.verify(mechanism, input, signature),
-            _ => module.backend.verify(mechanism, &self.key.blob, input, signature),
+            _ => with_blob(module, &self.key, |key| module.backend.verify(mechanism, key, input, signature)),
         }
     }
 }

@@ -33,13 +33,6 @@ BEN = ("Enter the password for the signature key identified by:\r\nben", "pw-ben
 CONTINUE = ("Do you want to continue?\r\nAnswer [y/N]:", "y")
 
 
-@pytest.fixture
-def desk(tmp_path: Path) -> Iterator[Desk]:
-    desk = Desk(tmp_path).serve()
-    yield desk
-    desk.stop()
-
-
 class CustomersKey:
     """A key that its owner keeps as a blob: nothing of it is stored with the instance."""
 

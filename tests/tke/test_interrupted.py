@@ -16,13 +16,6 @@ KILLS = max(1, int(os.environ.get("KILLS", "100")) // 8)
 BOTH = " ".join(SIGNERS)
 
 
-@pytest.fixture
-def desk(tmp_path: Path) -> Iterator[Desk]:
-    desk = Desk(tmp_path).serve()
-    yield desk
-    desk.stop()
-
-
 def rotate(desk: Desk, lines: int, then: float) -> str:
     """`auto-mk-rotate`, killed so many seconds after it has printed so many lines; what it has printed by then."""
     log = desk.directory / "log"

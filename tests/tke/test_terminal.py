@@ -20,11 +20,9 @@ Tke = Callable[..., str]
 
 
 @pytest.fixture
-def tke(tmp_path: Path) -> Iterator[Tke]:
+def tke(desk: Desk) -> Tke:
     """Runs `tke` at a terminal: pairs of an expected question and the answer to it. Gives what it prints."""
-    desk = Desk(tmp_path).serve()
-    yield desk.at_terminal
-    desk.stop()
+    return desk.at_terminal
 
 
 def register(status: str, pattern: str) -> str:

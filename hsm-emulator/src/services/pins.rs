@@ -24,26 +24,47 @@ pub fn seal(unit: &CryptoUnit, owner: &[u8], pin: &[u8]) -> Result<KeyBlob> {
     unit.seal(&Attributes::new().with(PIN_RECORD, []), &secret)
 }
 
+/// What shows that a PIN was right: another one once it's set again, even to the same. Salt and hash never leave the unit in
+/// clear, so nobody can guess at the PIN by it.
+///
+/// # Errors
+/// As [`verify`].
+pub fn proof(unit: &CryptoUnit, owner: &[u8], record: &KeyBlob) -> Result<[u8; 32]> {
+    let secret = open(unit, owner, record)?;
+    let (Some(salt), Some(hash)) = (secret.get(SALT), secret.get(HASH)) else { return Err(damaged()) };
+    let mut context = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, hash));
+    context.update(b"the PIN was right");
+    context.update(salt);
+    let mut proof = [0; 32];
+    proof.copy_from_slice(context.sign().as_ref());
+    Ok(proof)
+}
+
 /// Is this the PIN? Takes about 20 ms on purpose.
 ///
 /// # Errors
 /// `CKR_DEVICE_ERROR` if the record is not this owner's, and those of opening it.
 pub fn verify(unit: &CryptoUnit, owner: &[u8], record: &KeyBlob, pin: &[u8]) -> Result<bool> {
-    let damaged = || Error::new(CKR_DEVICE_ERROR, "the PIN record is damaged, or another token's");
-    let (clear, secret) = unit.unseal(record)?;
+    let secret = open(unit, owner, record)?;
     let cost = |kind| secret.ulong(kind).and_then(|cost| u32::try_from(cost).ok());
     let (Some(salt), Some(expected), Some(memory), Some(passes)) =
         (secret.get(SALT), secret.get(HASH), cost(MEMORY), cost(PASSES))
     else {
         return Err(damaged());
     };
-    if !clear.contains(PIN_RECORD) || secret.get(OWNER) != Some(owner) {
-        return Err(damaged());
-    }
     if pin.len() > MAX_BYTES {
         return Ok(false);
     }
     Ok(hash(pin, salt, memory, passes)?.as_slice().ct_eq(expected).into())
+}
+
+/// The secret fields of a PIN's record.
+fn open(unit: &CryptoUnit, owner: &[u8], record: &KeyBlob) -> Result<Attributes> {
+    let (clear, secret) = unit.unseal(record)?;
+    if !clear.contains(PIN_RECORD) || secret.get(OWNER) != Some(owner) {
+        return Err(damaged());
+    }
+    Ok(secret)
 }
 
 /// May this be a PIN?
@@ -80,6 +101,10 @@ impl Recognised {
         fingerprint.copy_from_slice(context.sign().as_ref());
         fingerprint
     }
+}
+
+fn damaged() -> Error {
+    Error::new(CKR_DEVICE_ERROR, "the PIN record is damaged, or another token's")
 }
 
 /// Argon2id with one lane.
