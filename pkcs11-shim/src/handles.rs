@@ -8,13 +8,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Rw
 /// A table of things that handles stand for. A handle is never used twice in a process, and what it
 /// stands for lives as long as somebody works with it, even if it's closed meanwhile.
 pub struct HandleTable<T> {
-    shards: [RwLock<Shard<T>>; SHARDS],
+    shards: [OwnLine<RwLock<Shard<T>>>; SHARDS],
 }
 
 impl<T> HandleTable<T> {
     /// An empty table.
     pub fn new() -> Self {
-        Self { shards: std::array::from_fn(|_| RwLock::default()) }
+        Self { shards: std::array::from_fn(|_| OwnLine(RwLock::default())) }
     }
 
     /// Enters what `make` builds for its new handle.
@@ -51,7 +51,7 @@ impl<T> HandleTable<T> {
             .shards
             .iter()
             .flat_map(|shard| {
-                let shard = read(shard);
+                let shard = read(&shard.0);
                 shard.iter().filter(|(_, e)| wanted(e)).map(|(h, e)| (*h, e.clone())).collect::<Vec<_>>()
             })
             .collect();
@@ -60,7 +60,7 @@ impl<T> HandleTable<T> {
     }
 
     fn shard(&self, handle: u64) -> &RwLock<Shard<T>> {
-        &self.shards[handle as usize % SHARDS]
+        &self.shards[handle as usize % SHARDS].0
     }
 }
 
@@ -84,6 +84,10 @@ pub fn read<T: ?Sized>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
 pub fn write<T: ?Sized>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
     lock.write().unwrap_or_else(PoisonError::into_inner)
 }
+
+/// On cache lines of its own: threads that work with neighbours do not disturb each other.
+#[repr(align(128))]
+struct OwnLine<T>(T);
 
 type Shard<T> = HashMap<u64, Arc<T>, BuildHasherDefault<HandleHasher>>;
 

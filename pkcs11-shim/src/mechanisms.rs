@@ -1,5 +1,7 @@
 //! The mechanisms on offer: for `C_GetMechanismList`, and for the checks that `C_*Init` makes without a round trip.
 
+use std::sync::LazyLock;
+
 use cryptoki_sys::*;
 use hsm_emulator::units::mechanism::{Mechanism, Parameter, digest, mac};
 use hsm_emulator::units::{Error, Result};
@@ -115,9 +117,9 @@ impl MechanismInfo {
     /// # Errors
     /// `CKR_MECHANISM_INVALID`.
     pub fn of(kind: CK_MECHANISM_TYPE) -> Result<&'static Self> {
-        MECHANISMS
-            .iter()
-            .find(|info| info.kind == kind && module::offers(kind))
+        let found = BY_KIND.binary_search_by_key(&kind, |info| info.kind).ok().map(|i| BY_KIND[i]);
+        found
+            .filter(|_| module::offers(kind))
             .ok_or_else(|| Error::new(CKR_MECHANISM_INVALID, "no such mechanism"))
     }
 
@@ -127,6 +129,13 @@ impl MechanismInfo {
             && digest::Family::of_hmac(self.kind).is_none_or(|family| family.takes_hmac_key(key_type))
     }
 }
+
+/// To be found without a walk over all.
+static BY_KIND: LazyLock<Vec<&MechanismInfo>> = LazyLock::new(|| {
+    let mut sorted: Vec<_> = MECHANISMS.iter().collect();
+    sorted.sort_by_key(|info| info.kind);
+    sorted
+});
 
 impl Shape {
     fn fits(self, parameter: &Parameter) -> bool {

@@ -4,10 +4,10 @@ use std::any::Any;
 use std::cell::RefCell;
 use std::io::Write;
 use std::panic::catch_unwind;
-use std::sync::{Arc, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::{ArcSwapOption, Guard};
+use arc_swap::{ArcSwap, ArcSwapOption, Guard};
 use cryptoki_sys::*;
 use hsm_emulator::units::mechanism::warm_up;
 use hsm_emulator::units::{Error, Result};
@@ -29,7 +29,7 @@ pub struct Module {
     process: u64,
     pub(crate) appearance: Appearance,
     pub(crate) backend: Box<dyn Backend>,
-    pub(crate) slots: RwLock<Vec<Arc<Slot>>>,
+    pub(crate) slots: ArcSwap<Vec<Arc<Slot>>>,
     pub(crate) sessions: HandleTable<Session>,
     pub(crate) objects: HandleTable<Object>,
     pub(crate) saved_operations: SavedOperations,
@@ -41,7 +41,7 @@ impl Module {
     /// # Errors
     /// The backend's, if it can't list its tokens.
     pub fn new(backend: Box<dyn Backend>, appearance: Appearance) -> Result<Self> {
-        let slots = RwLock::new(slot_token::arrange(&backend.tokens()?, Vec::new()));
+        let slots = ArcSwap::from_pointee(slot_token::arrange(&backend.tokens()?, Vec::new()));
         Ok(Self {
             process: fork::adopt(),
             appearance,

@@ -135,10 +135,9 @@ pub fn arrange(tokens: &[Token], mut slots: Vec<Arc<Slot>>) -> Vec<Arc<Slot>> {
 pub fn slot_list(module: &Module, refresh: bool) -> Result<Vec<CK_SLOT_ID>> {
     if refresh {
         let tokens = module.backend.tokens()?;
-        let mut slots = write(&module.slots);
-        *slots = arrange(&tokens, std::mem::take(&mut slots));
+        module.slots.rcu(|slots| arrange(&tokens, slots.to_vec()));
     }
-    Ok(read(&module.slots).iter().map(|slot| slot.id).collect())
+    Ok(module.slots.load().iter().map(|slot| slot.id).collect())
 }
 
 /// `C_WaitForSlotEvent`: the slot of a token that another process has made.
@@ -148,12 +147,12 @@ pub fn slot_list(module: &Module, refresh: bool) -> Result<Vec<CK_SLOT_ID>> {
 pub fn wait_for_slot_event(module: &Module, dont_block: bool) -> Result<CK_SLOT_ID> {
     loop {
         let serials = || -> HashSet<String> {
-            read(&module.slots).iter().filter_map(|slot| slot.serial.get().cloned()).collect()
+            module.slots.load().iter().filter_map(|slot| slot.serial.get().cloned()).collect()
         };
         let known = serials();
         slot_list(module, true)?;
         let is_new = |slot: &&Arc<Slot>| slot.serial.get().is_some_and(|serial| !known.contains(serial));
-        if let Some(slot) = read(&module.slots).iter().find(is_new) {
+        if let Some(slot) = module.slots.load().iter().find(is_new) {
             return Ok(slot.id);
         }
         if dont_block {
@@ -336,7 +335,9 @@ pub fn set_pin(module: &Module, session: &Session, old: &[u8], new: &[u8]) -> Re
 /// # Errors
 /// `CKR_SLOT_ID_INVALID`.
 pub fn slot(module: &Module, id: CK_SLOT_ID) -> Result<Arc<Slot>> {
-    read(&module.slots)
+    module
+        .slots
+        .load()
         .iter()
         .find(|slot| slot.id == id)
         .cloned()

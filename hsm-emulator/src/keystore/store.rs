@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use parking_lot::{ArcMutexGuard, RawMutex};
@@ -71,7 +72,9 @@ pub struct Keystore {
     spare: Option<Spare>,
     waiting: Mutex<Vec<Arc<Commit>>>,
     writer: Slot,
-    reader: Slot,
+    /// Opened when threads are at it at the same time.
+    readers: [Slot; READERS],
+    next_reader: AtomicUsize,
 }
 
 /// The keystore while nobody else writes. What it writes becomes durable together, or not at all.
@@ -82,12 +85,11 @@ pub struct Inflow(ArcMutexGuard<RawMutex, Connection>);
 
 /// A keystore with its connections closed, and nobody able to open one, until this is dropped.
 pub struct Suspended {
-    _writer: ArcMutexGuard<RawMutex, Connection>,
-    _reader: ArcMutexGuard<RawMutex, Connection>,
+    _held: Vec<ArcMutexGuard<RawMutex, Connection>>,
 }
 
 type Slot = Arc<parking_lot::Mutex<Connection>>;
-/// `None` after a fork, or after it was lost, until it is used again.
+/// `None` before its first use, after a fork, or after it was lost, until it is used again.
 type Connection = Option<Box<dyn Engine>>;
 
 /// A batch on its way to the disk.
@@ -107,13 +109,14 @@ impl Keystore {
             #[cfg(feature = "edge")]
             Location::Postgres(_) => None,
         };
-        let slot = |engine| Arc::new(parking_lot::Mutex::new(Some(engine)));
+        let slot = |engine| Arc::new(parking_lot::Mutex::new(engine));
         let keystore = Self {
             location: location.clone(),
             gate: Gate::default(),
             waiting: Mutex::default(),
-            writer: slot(with_room(spare.as_ref(), || location.create())?),
-            reader: slot(with_room(spare.as_ref(), || location.open())?),
+            writer: slot(Some(with_room(spare.as_ref(), || location.create())?)),
+            readers: std::array::from_fn(|_| slot(None)),
+            next_reader: AtomicUsize::new(0),
             spare,
         };
         keystore.spare.iter().for_each(Spare::restore);
@@ -146,9 +149,10 @@ impl Keystore {
     /// connections would believe that it holds locks which it does not. They are opened again when they are
     /// needed.
     pub fn suspend(&self) -> Suspended {
-        let (mut writer, mut reader) = (self.writer.lock_arc(), self.reader.lock_arc());
-        drop((writer.take(), reader.take()));
-        Suspended { _writer: writer, _reader: reader }
+        let slots = std::iter::once(&self.writer).chain(&self.readers);
+        let mut held: Vec<_> = slots.map(|slot| slot.lock_arc()).collect();
+        held.iter_mut().for_each(|connection| drop(connection.take()));
+        Suspended { _held: held }
     }
 
     /// A record.
@@ -354,7 +358,16 @@ impl Keystore {
     }
 
     fn read<T>(&self, work: impl Fn(&mut dyn Engine) -> Result<T>) -> Result<T> {
-        self.connected(&mut self.reader.lock(), work)
+        let [first, others @ ..] = &self.readers;
+        let mut reader = match first.try_lock() {
+            Some(reader) if reader.is_some() => reader,
+            // As long as nobody else is at it, one connection does.
+            Some(reader) => self.writer.try_lock().unwrap_or(reader),
+            None => others.iter().find_map(|reader| reader.try_lock()).unwrap_or_else(|| {
+                self.readers[self.next_reader.fetch_add(1, Ordering::Relaxed) % READERS].lock()
+            }),
+        };
+        self.connected(&mut reader, work)
     }
 
     /// Runs what may be done twice; on a new connection, if the old one turns out to be lost.
@@ -628,6 +641,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub const FILE: &str = "keystore.sqlite";
 /// In `local`: see [`Transaction::set_fence`].
 const FENCE: &str = "fence";
+/// Threads that read at the same time, each by a connection of its own.
+const READERS: usize = 4;
 /// Bodies in one answer of [`Keystore::changes`], in bytes, give or take one body.
 const MAX_CHANGES_BYTES: usize = 16 << 20;
 /// Bodies and names in one [`Piece`], in bytes, give or take one body.

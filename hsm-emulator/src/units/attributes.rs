@@ -7,15 +7,49 @@ use cryptoki_sys::CK_ATTRIBUTE_TYPE;
 use zeroize::Zeroizing;
 
 use super::error::{Error, Result};
+use super::template::may_be_sealed;
 
 /// An ordered set of attributes: a template, or an object's description.
 #[derive(Clone, Default, PartialEq, Eq)]
-pub struct Attributes(Vec<(CK_ATTRIBUTE_TYPE, Zeroizing<Vec<u8>>)>);
+pub struct Attributes(Vec<(CK_ATTRIBUTE_TYPE, Value)>);
+
+/// An attribute's value.
+#[derive(Clone, PartialEq, Eq)]
+enum Value {
+    /// Of so many bytes, and nothing secret: most values are booleans and numbers.
+    Short(u8, [u8; SHORT_BYTES]),
+    /// Wiped when dropped, and never moved in memory.
+    Long(Zeroizing<Vec<u8>>),
+}
+
+impl Value {
+    fn new(kind: CK_ATTRIBUTE_TYPE, value: impl AsRef<[u8]> + Into<Vec<u8>>) -> Self {
+        let bytes = value.as_ref();
+        if bytes.len() > SHORT_BYTES || may_be_sealed(kind) {
+            return Self::Long(Zeroizing::new(value.into()));
+        }
+        let mut short = [0; SHORT_BYTES];
+        short[..bytes.len()].copy_from_slice(bytes);
+        Self::Short(bytes.len() as u8, short)
+    }
+
+    fn as_slice(&self) -> &[u8] {
+        match self {
+            Self::Short(len, bytes) => &bytes[..usize::from(*len)],
+            Self::Long(bytes) => bytes,
+        }
+    }
+}
 
 impl Attributes {
     /// No attributes.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// No attributes, and room for so many.
+    pub fn with_capacity(capacity: usize) -> Self {
+        Self(Vec::with_capacity(capacity))
     }
 
     /// The value, as bytes.
@@ -42,8 +76,8 @@ impl Attributes {
     }
 
     /// Adds or replaces a value.
-    pub fn set(&mut self, kind: CK_ATTRIBUTE_TYPE, value: impl Into<Vec<u8>>) {
-        let value = Zeroizing::new(value.into());
+    pub fn set(&mut self, kind: CK_ATTRIBUTE_TYPE, value: impl AsRef<[u8]> + Into<Vec<u8>>) {
+        let value = Value::new(kind, value);
         match self.position(kind) {
             Ok(i) => self.0[i].1 = value,
             Err(i) => self.0.insert(i, (kind, value)),
@@ -61,7 +95,7 @@ impl Attributes {
     }
 
     /// The same, for building a set in one expression.
-    pub fn with(mut self, kind: CK_ATTRIBUTE_TYPE, value: impl Into<Vec<u8>>) -> Self {
+    pub fn with(mut self, kind: CK_ATTRIBUTE_TYPE, value: impl AsRef<[u8]> + Into<Vec<u8>>) -> Self {
         self.set(kind, value);
         self
     }
@@ -78,7 +112,11 @@ impl Attributes {
 
     /// Takes a value out.
     pub fn remove(&mut self, kind: CK_ATTRIBUTE_TYPE) -> Option<Zeroizing<Vec<u8>>> {
-        self.position(kind).ok().map(|i| self.0.remove(i).1)
+        let (_, value) = self.0.remove(self.position(kind).ok()?);
+        Some(match value {
+            Value::Short(..) => Zeroizing::new(value.as_slice().to_vec()),
+            Value::Long(bytes) => bytes,
+        })
     }
 
     /// All, ordered by type.
@@ -103,14 +141,23 @@ impl Attributes {
 
     /// The stored form: for each attribute type (8 bytes), length (4 bytes) and value, numbers big-endian.
     pub fn encode(&self) -> Zeroizing<Vec<u8>> {
-        let size = self.0.iter().map(|(_, value)| 12 + value.len()).sum();
-        let mut bytes = Zeroizing::new(Vec::with_capacity(size));
+        let mut bytes = Zeroizing::new(Vec::with_capacity(self.encoded_bytes()));
+        self.encode_into(&mut bytes);
+        bytes
+    }
+
+    /// Appends the stored form, for which there must be room: growing would leave secrets behind.
+    pub fn encode_into(&self, bytes: &mut Vec<u8>) {
         for (kind, value) in self.iter() {
             bytes.extend_from_slice(&kind.to_be_bytes());
             bytes.extend_from_slice(&(value.len() as u32).to_be_bytes());
             bytes.extend_from_slice(value);
         }
-        bytes
+    }
+
+    /// Bytes of the stored form.
+    pub fn encoded_bytes(&self) -> usize {
+        self.iter().map(|(_, value)| 12 + value.len()).sum()
     }
 
     /// Reads the stored form.
@@ -119,7 +166,7 @@ impl Attributes {
     /// `CKR_DEVICE_ERROR` if it is cut short, out of order, or has an attribute twice.
     pub fn decode(mut bytes: &[u8]) -> Result<Self> {
         let damaged = || Error::new(cryptoki_sys::CKR_DEVICE_ERROR, "stored attributes are damaged");
-        let mut entries: Vec<(CK_ATTRIBUTE_TYPE, Zeroizing<Vec<u8>>)> = Vec::new();
+        let mut entries: Vec<(CK_ATTRIBUTE_TYPE, Value)> = Vec::with_capacity(USUAL_ATTRIBUTES);
         while !bytes.is_empty() {
             let (kind, rest) = bytes.split_first_chunk::<8>().ok_or_else(damaged)?;
             let (len, rest) = rest.split_first_chunk::<4>().ok_or_else(damaged)?;
@@ -129,7 +176,7 @@ impl Attributes {
             if entries.last().is_some_and(|(last, _)| *last >= kind) {
                 return Err(damaged());
             }
-            entries.push((kind, Zeroizing::new(value.to_vec())));
+            entries.push((kind, Value::new(kind, value)));
             bytes = rest;
         }
         Ok(Self(entries))
@@ -143,14 +190,14 @@ impl Attributes {
 impl fmt::Debug for Attributes {
     /// Types and lengths only: a template may hold a key.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_map().entries(self.0.iter().map(|(kind, value)| (format!("{kind:#x}"), value.len()))).finish()
+        f.debug_map().entries(self.iter().map(|(kind, value)| (format!("{kind:#x}"), value.len()))).finish()
     }
 }
 
 impl FromIterator<(CK_ATTRIBUTE_TYPE, Vec<u8>)> for Attributes {
     fn from_iter<I: IntoIterator<Item = (CK_ATTRIBUTE_TYPE, Vec<u8>)>>(iter: I) -> Self {
         let mut entries: Vec<_> =
-            iter.into_iter().map(|(kind, value)| (kind, Zeroizing::new(value))).collect();
+            iter.into_iter().map(|(kind, value)| (kind, Value::new(kind, value))).collect();
         // The last of equal types counts, as with `set`.
         entries.reverse();
         entries.sort_by_key(|(kind, _)| *kind);
@@ -158,6 +205,11 @@ impl FromIterator<(CK_ATTRIBUTE_TYPE, Vec<u8>)> for Attributes {
         Self(entries)
     }
 }
+
+/// What a number takes.
+const SHORT_BYTES: usize = 8;
+/// A private key has a few more.
+const USUAL_ATTRIBUTES: usize = 28;
 
 #[cfg(test)]
 mod tests {

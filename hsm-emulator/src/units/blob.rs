@@ -69,9 +69,8 @@ impl KeyBlob {
 
     /// Seals under a master key.
     pub(super) fn seal(master_key: &MasterKey, clear: &Attributes, secret: &Attributes) -> Result<Self> {
-        let clear = clear.encode();
-        let secret = secret.encode();
-        let mut bytes = Vec::with_capacity(HEADER_BYTES + clear.len() + secret.len() + TAG_BYTES);
+        let (clear_len, secret_len) = (clear.encoded_bytes(), secret.encoded_bytes());
+        let mut bytes = Vec::with_capacity(HEADER_BYTES + clear_len + secret_len + TAG_BYTES);
         bytes.resize(WKID_OFFSET, 0);
         bytes.extend_from_slice(master_key.wrapping_key_id());
         bytes.resize(VERSION_OFFSET, 0);
@@ -79,11 +78,12 @@ impl KeyBlob {
         let mut salt = [0; SALT_BYTES];
         super::random::fill(&mut salt)?;
         bytes.extend_from_slice(&salt);
-        bytes.extend_from_slice(&(clear.len() as u32).to_be_bytes());
-        bytes.extend_from_slice(&clear);
+        bytes.extend_from_slice(&(clear_len as u32).to_be_bytes());
+        clear.encode_into(&mut bytes);
         let key = sealing_key(master_key, &salt)?;
         let aad_len = bytes.len();
-        bytes.extend_from_slice(&secret);
+        // Sealed where it stands: there is no other copy.
+        secret.encode_into(&mut bytes);
         let (aad, plaintext) = bytes.split_at_mut(aad_len);
         let tag = key
             .seal_in_place_separate_tag(Nonce::assume_unique_for_key([0; 12]), Aad::from(&*aad), plaintext)

@@ -377,8 +377,8 @@ impl CryptoUnit {
         // A blob that does not open may be in order, and the unit not.
         let opened = blob.open(master_key).map_err(|error| self.check(&state).err().unwrap_or(error));
         let (clear, secret) = opened?;
-        let object = Arc::new(OpenObject::new(clear, &secret)?);
-        self.open_objects.insert(blob, &object, generation);
+        let object = Arc::new(OpenObject::new(blob, clear, &secret)?);
+        self.open_objects.insert(&object, generation);
         Ok(object)
     }
 }

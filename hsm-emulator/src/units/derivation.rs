@@ -152,7 +152,7 @@ fn derived_bytes(
 ) -> Result<Zeroizing<Vec<u8>>> {
     let other_values = || {
         let value = |other: &Arc<OpenObject>| match &other.key {
-            Key::Secret(value) => Ok(value.clone()),
+            Key::Secret(value) => Ok(Zeroizing::new(value.to_vec())),
             _ => Err(inconsistent()),
         };
         others.iter().map(value).collect::<Result<Vec<_>>>()

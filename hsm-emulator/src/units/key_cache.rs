@@ -8,15 +8,17 @@ use cryptoki_sys::{
     CKO_PUBLIC_KEY, CKO_SECRET_KEY,
 };
 use openssl::pkey::{PKey, Private, Public};
-use zeroize::Zeroizing;
+use quick_cache::sync::Cache;
 
 use super::attributes::Attributes;
 use super::blob::KeyBlob;
 use super::error::Result;
 use super::mechanism::asymmetric;
+use super::mechanism::prepared_key::SecretKey;
 
 /// An object out of its blob.
 pub(super) struct OpenObject {
+    blob: KeyBlob,
     /// The attributes that the blob shows in clear, authenticated now.
     pub attributes: Attributes,
     /// The key, parsed.
@@ -26,7 +28,7 @@ pub(super) struct OpenObject {
 /// A parsed key. OpenSSL wipes its own on free.
 pub(super) enum Key {
     /// Bytes.
-    Secret(Zeroizing<Vec<u8>>),
+    Secret(SecretKey),
     /// Of any type of key pair.
     Private(PKey<Private>),
     /// The other half.
@@ -36,16 +38,14 @@ pub(super) enum Key {
 }
 
 impl OpenObject {
-    pub fn new(attributes: Attributes, secrets: &Attributes) -> Result<Self> {
+    pub fn new(blob: &KeyBlob, attributes: Attributes, secrets: &Attributes) -> Result<Self> {
         let key = match attributes.ulong(CKA_CLASS) {
-            Some(CKO_SECRET_KEY) => {
-                Key::Secret(Zeroizing::new(secrets.get(CKA_VALUE).unwrap_or_default().to_vec()))
-            }
+            Some(CKO_SECRET_KEY) => Key::Secret(SecretKey::new(secrets.get(CKA_VALUE).unwrap_or_default())),
             Some(CKO_PRIVATE_KEY) => Key::Private(asymmetric::private_key(&attributes, secrets)?),
             Some(CKO_PUBLIC_KEY) => Key::Public(asymmetric::public_key(&attributes)?),
             _ => Key::None,
         };
-        Ok(Self { attributes, key })
+        Ok(Self { blob: blob.clone(), attributes, key })
     }
 
     /// The key's type.
@@ -56,20 +56,19 @@ impl OpenObject {
 
 /// The open objects of a unit, by their blobs.
 pub(super) struct KeyCache {
-    objects: moka::sync::Cache<[u8; 16], Arc<(KeyBlob, Arc<OpenObject>)>>,
+    objects: Cache<[u8; 16], Arc<OpenObject>>,
     /// How often something has been forgotten.
     generation: AtomicU64,
 }
 
 impl KeyCache {
     pub fn new() -> Self {
-        Self { objects: moka::sync::Cache::new(CAPACITY), generation: AtomicU64::new(0) }
+        Self { objects: Cache::new(CAPACITY), generation: AtomicU64::new(0) }
     }
 
     /// Looks the whole blob up: the tag finds it, the bytes decide, so an altered blob is never taken for it.
     pub fn get(&self, blob: &KeyBlob) -> Option<Arc<OpenObject>> {
-        let entry = self.objects.get(&blob.tag())?;
-        (entry.0 == *blob).then(|| entry.1.clone())
+        self.objects.get(&blob.tag()).filter(|object| object.blob == *blob)
     }
 
     /// Ask for it before looking for the master key that opens a blob, and hand it to [`Self::insert`].
@@ -78,27 +77,26 @@ impl KeyCache {
     }
 
     /// Keeps an object, unless something was forgotten since its blob was opened: it may have been this one.
-    pub fn insert(&self, blob: &KeyBlob, object: &Arc<OpenObject>, generation: u64) {
-        self.objects.insert(blob.tag(), Arc::new((blob.clone(), object.clone())));
+    pub fn insert(&self, object: &Arc<OpenObject>, generation: u64) {
+        let tag = object.blob.tag();
+        self.objects.insert(tag, object.clone());
         if self.generation() != generation {
-            self.objects.invalidate(&blob.tag());
+            self.objects.remove(&tag);
         }
     }
 
     /// Forgets an object.
     pub fn remove(&self, blob: &KeyBlob) {
         self.generation.fetch_add(1, Ordering::SeqCst);
-        self.objects.invalidate(&blob.tag());
-        self.objects.run_pending_tasks();
+        self.objects.remove(&blob.tag());
     }
 
-    /// Forgets everything. A key is wiped when its last user and the cache's own clean-up have let go of it.
+    /// Forgets everything. A key is wiped when its last user has let go of it.
     pub fn wipe(&self) {
         self.generation.fetch_add(1, Ordering::SeqCst);
-        self.objects.invalidate_all();
-        self.objects.run_pending_tasks();
+        self.objects.clear();
     }
 }
 
 /// Keys held open by a unit. An RSA-4096 key takes about 10 KiB.
-const CAPACITY: u64 = 4096;
+const CAPACITY: usize = 4096;

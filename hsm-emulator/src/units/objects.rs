@@ -152,7 +152,7 @@ impl CryptoUnit {
         }
         nested_template::check_wrapping(wrapping, &object.attributes)?;
         match &object.key {
-            Key::Secret(value) => Ok(value.clone()),
+            Key::Secret(value) => Ok(Zeroizing::new(value.to_vec())),
             Key::Private(key) => key
                 .private_key_to_pkcs8()
                 .map(Zeroizing::new)

@@ -10,9 +10,7 @@ use super::blob::KeyBlob;
 use super::crypto_unit::CryptoUnit;
 use super::error::{Error, Result};
 use super::key_cache::{Key, OpenObject};
-use super::mechanism::{
-    Mechanism, asymmetric, cipher, inconsistent, mac, rsa, rsa_aes_wrap, secret_key_wrap,
-};
+use super::mechanism::{Mechanism, asymmetric, inconsistent, mac, rsa, rsa_aes_wrap, secret_key_wrap};
 use super::nested_template;
 
 impl CryptoUnit {
@@ -24,7 +22,7 @@ impl CryptoUnit {
     pub fn encrypt(&self, mechanism: &Mechanism, key: &KeyBlob, plaintext: &[u8]) -> Result<Vec<u8>> {
         let object = self.usable(key, CKA_ENCRYPT, mechanism)?;
         match &object.key {
-            Key::Secret(value) => cipher::encrypt(mechanism, object.key_type(), value, plaintext),
+            Key::Secret(key) => key.encrypt(mechanism, object.key_type(), plaintext),
             Key::Public(key) if key.id() == Id::RSA => rsa::encrypt(mechanism, key, plaintext),
             _ => Err(inconsistent()),
         }
@@ -42,7 +40,7 @@ impl CryptoUnit {
     ) -> Result<Zeroizing<Vec<u8>>> {
         let object = self.usable(key, CKA_DECRYPT, mechanism)?;
         match &object.key {
-            Key::Secret(value) => cipher::decrypt(mechanism, object.key_type(), value, ciphertext),
+            Key::Secret(key) => key.decrypt(mechanism, object.key_type(), ciphertext),
             Key::Private(key) if key.id() == Id::RSA => rsa::decrypt(mechanism, key, ciphertext),
             _ => Err(inconsistent()),
         }
@@ -55,7 +53,7 @@ impl CryptoUnit {
     pub fn sign(&self, mechanism: &Mechanism, key: &KeyBlob, data: &[u8]) -> Result<Vec<u8>> {
         let object = self.usable(key, CKA_SIGN, mechanism)?;
         match &object.key {
-            Key::Secret(value) => mac::sign(mechanism, object.key_type(), value, data),
+            Key::Secret(key) => key.sign(mechanism, object.key_type(), data),
             Key::Private(key) => {
                 asymmetric::check_parameter(mechanism, &object.attributes)?;
                 let (mechanism, data) = asymmetric::prehashed(mechanism, data)?;
@@ -72,9 +70,7 @@ impl CryptoUnit {
     pub fn verify(&self, mechanism: &Mechanism, key: &KeyBlob, data: &[u8], signature: &[u8]) -> Result<()> {
         let object = self.usable(key, CKA_VERIFY, mechanism)?;
         match &object.key {
-            Key::Secret(value) => {
-                mac::compare(&mac::sign(mechanism, object.key_type(), value, data)?, signature)
-            }
+            Key::Secret(key) => mac::compare(&key.sign(mechanism, object.key_type(), data)?, signature),
             Key::Public(key) => {
                 asymmetric::check_parameter(mechanism, &object.attributes)?;
                 let (mechanism, data) = asymmetric::prehashed(mechanism, data)?;

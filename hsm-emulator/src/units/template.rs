@@ -339,8 +339,8 @@ impl Class {
 
     /// What a silent template means: as the table says, but the usages that the key type has are allowed
     /// (clients rely on it), and keys other than public ones are private.
-    fn default(&self, row: &Row) -> Option<Vec<u8>> {
-        let bool = |value: bool| Some(vec![u8::from(value)]);
+    fn default(&self, row: &Row) -> Option<&'static [u8]> {
+        let bool = |value| -> Option<&'static [u8]> { Some(if value { &[1] } else { &[0] }) };
         match row.kind {
             CKA_PRIVATE => bool(matches!(self.class, CKO_PRIVATE_KEY | CKO_SECRET_KEY)),
             CKA_WRAP | CKA_UNWRAP => {
@@ -364,8 +364,8 @@ impl Class {
             _ => match row.default {
                 F::No => bool(false),
                 F::Yes => bool(true),
-                F::Empty => Some(Vec::new()),
-                F::Zero => Some(0_u64.to_le_bytes().to_vec()),
+                F::Empty => Some(&[]),
+                F::Zero => Some(&[0; 8]),
                 F::Absent => None,
             },
         }
@@ -395,7 +395,8 @@ impl Draft {
             .ok_or_else(|| Error::new(CKR_TEMPLATE_INCOMPLETE, "CKA_CLASS is missing"))?;
         let key_type = agreed(template, CKA_KEY_TYPE, key_type)?;
         let rules = Class::of(class, key_type)?;
-        let mut draft = Self { clear: Attributes::new(), secret: Attributes::new() };
+        let clear = Attributes::with_capacity(rules.rows.len());
+        let mut draft = Self { clear, secret: Attributes::new() };
         for (kind, value) in template.iter() {
             let row = rules.row(kind)?;
             check_shape(row, value)?;

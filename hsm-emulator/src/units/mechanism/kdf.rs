@@ -1,6 +1,8 @@
 //! Key derivation functions on MACs: HKDF (RFC 5869; PKCS #11 v3.1 section 6.62), SP 800-108 (section 6.42), and PBKDF2
 //! (section 6.41).
 
+use std::sync::OnceLock;
+
 use cryptoki_sys::*;
 use openssl::pkcs5::pbkdf2_hmac;
 use zeroize::Zeroizing;
@@ -179,7 +181,8 @@ impl Sp800108 {
             Some(Ok(bytes)) if mac::is_prf(self.prf) => bytes,
             _ => return Err(bad("the PRF of SP 800-108 is HMAC or CMAC")),
         };
-        let mac = |input: &[u8]| mac::sign(&prf, key_type, key, input).map(Zeroizing::new);
+        let ready = OnceLock::new();
+        let mac = |input: &[u8]| mac::sign(&prf, key_type, key, input, &ready).map(Zeroizing::new);
         let wanted = check_wanted(wanted.unwrap_or(mac_bytes))?;
         let blocks = wanted.div_ceil(mac_bytes);
         let input = |iteration: Option<&[u8]>, counter: Option<u64>| {

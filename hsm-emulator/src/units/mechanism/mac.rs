@@ -1,6 +1,8 @@
 //! Message authentication codes: HMAC (PKCS #11 v3.1 section 6.22 and following), CMAC (SP 800-38B), and the MAC of
 //! FIPS 113 (sections 6.16 and 6.17).
 
+use std::sync::OnceLock;
+
 use aws_lc_rs::hmac;
 use cryptoki_sys::*;
 use openssl::pkey::PKey;
@@ -109,12 +111,13 @@ pub(super) fn is_prf(kind: CK_MECHANISM_TYPE) -> bool {
     )
 }
 
-/// The MAC of the data by a secret key.
+/// The MAC of the data by a secret key. `ready` keeps what an HMAC key makes of itself.
 pub(in crate::units) fn sign(
     mechanism: &Mechanism,
     key_type: CK_KEY_TYPE,
     key: &[u8],
     data: &[u8],
+    ready: &OnceLock<hmac::Key>,
 ) -> Result<Vec<u8>> {
     let mac = Mac::of(mechanism.kind).ok_or_else(inconsistent)?;
     let bytes = mac.bytes(&mechanism.parameter)?;
@@ -129,7 +132,14 @@ pub(in crate::units) fn sign(
         return Err(inconsistent());
     }
     let mut value = match mac.function {
-        Function::Hmac(digest) => hmac(digest, key, data)?,
+        Function::Hmac(digest) => {
+            let algorithm = hmac_algorithm(digest);
+            let ready = algorithm.map(|algorithm| ready.get_or_init(|| hmac::Key::new(algorithm, key)));
+            match ready.filter(|ready| Some(ready.algorithm()) == algorithm) {
+                Some(ready) => hmac::sign(ready, data).as_ref().to_vec(),
+                None => hmac(digest, key, data)?,
+            }
+        }
         Function::Cmac(cipher) => cmac(cipher, key, data)?,
         Function::Cbc(cipher) => cbc_mac(cipher, key_type, key, data)?,
         Function::Gmac => gmac(&mechanism.parameter, key, data)?,
@@ -154,21 +164,24 @@ pub(in crate::units) fn compare(expected: &[u8], mac: &[u8]) -> Result<()> {
 
 /// HMAC with the digest of this mechanism.
 pub(super) fn hmac(digest: CK_MECHANISM_TYPE, key: &[u8], data: &[u8]) -> Result<Vec<u8>> {
-    let algorithm = match digest {
-        CKM_SHA_1 => Some(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY),
-        CKM_SHA224 => Some(hmac::HMAC_SHA224),
-        CKM_SHA256 => Some(hmac::HMAC_SHA256),
-        CKM_SHA384 => Some(hmac::HMAC_SHA384),
-        CKM_SHA512 => Some(hmac::HMAC_SHA512),
-        _ => None,
-    };
-    if let Some(algorithm) = algorithm {
+    if let Some(algorithm) = hmac_algorithm(digest) {
         // A tenth of the time that OpenSSL takes to make ready.
         return Ok(hmac::sign(&hmac::Key::new(algorithm, key), data).as_ref().to_vec());
     }
     let key = PKey::hmac(key).map_err(openssl_error)?;
     let mut signer = Signer::new(digest::message_digest(digest)?, &key).map_err(openssl_error)?;
     signer.sign_oneshot_to_vec(data).map_err(openssl_error)
+}
+
+fn hmac_algorithm(digest: CK_MECHANISM_TYPE) -> Option<hmac::Algorithm> {
+    match digest {
+        CKM_SHA_1 => Some(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY),
+        CKM_SHA224 => Some(hmac::HMAC_SHA224),
+        CKM_SHA256 => Some(hmac::HMAC_SHA256),
+        CKM_SHA384 => Some(hmac::HMAC_SHA384),
+        CKM_SHA512 => Some(hmac::HMAC_SHA512),
+        _ => None,
+    }
 }
 
 fn cmac(cipher: BlockCipher, key: &[u8], data: &[u8]) -> Result<Vec<u8>> {

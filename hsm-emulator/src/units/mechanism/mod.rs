@@ -17,6 +17,7 @@ pub mod kdf;
 pub(in crate::units) mod key_bits;
 pub mod mac;
 pub mod post_quantum;
+pub(in crate::units) mod prepared_key;
 mod raw_curve;
 pub mod rsa;
 pub(in crate::units) mod rsa_aes_wrap;
