@@ -1,6 +1,6 @@
 //! The objects of a token that this process knows, found by their attributes without a walk over all of them.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -8,6 +8,7 @@ use cryptoki_sys::*;
 use hsm_emulator::units::{Attributes, Result, may_be_sealed};
 
 use crate::backend::{Backend, Changes, ObjectId};
+use crate::handle_set::HandleSet;
 use crate::handles::{HandleTable, read, write};
 use crate::module::Module;
 use crate::object::{Object, Owner};
@@ -16,8 +17,8 @@ use crate::slot_token::Slot;
 /// Token objects, as of some revision of the keystore, and session objects.
 #[derive(Default)]
 pub struct Catalogue {
-    all: BTreeSet<CK_OBJECT_HANDLE>,
-    indexes: [HashMap<Vec<u8>, BTreeSet<CK_OBJECT_HANDLE>>; INDEXED.len()],
+    all: HandleSet,
+    indexes: [HashMap<Vec<u8>, HandleSet>; INDEXED.len()],
     /// Of token objects, also of those that are about to be stored.
     handles: HashMap<ObjectId, CK_OBJECT_HANDLE>,
     /// Of token objects that this process has stored or deleted: the revision since when they are so. Changes that were
@@ -47,8 +48,10 @@ impl Catalogue {
         let object = object.into();
         self.unindex(objects, handle);
         for (index, kind) in self.indexes.iter_mut().zip(INDEXED) {
-            if let Some(value) = indexed_value(&object.attributes, kind) {
-                index.entry(value.to_vec()).or_default().insert(handle);
+            let Some(value) = indexed_value(&object.attributes, kind) else { continue };
+            match index.get_mut(value) {
+                Some(handles) => handles.insert(handle),
+                None => drop(index.insert(value.to_vec(), HandleSet::One(handle))),
             }
         }
         if let Owner::Token(id) = object.owner {
@@ -60,7 +63,7 @@ impl Catalogue {
 
     /// Enters a new state of a session object, if that is still here.
     pub fn replace(&mut self, objects: &HandleTable<Object>, handle: CK_OBJECT_HANDLE, changed: Object) {
-        if self.all.contains(&handle) {
+        if self.all.contains(handle) {
             self.insert(objects, handle, changed);
         }
     }
@@ -124,7 +127,7 @@ impl Catalogue {
         let private: Vec<_> = self
             .all
             .iter()
-            .filter_map(|handle| Some((*handle, objects.get(*handle).filter(|object| is_private(object))?)))
+            .filter_map(|handle| Some((handle, objects.get(handle).filter(|object| is_private(object))?)))
             .collect();
         for (handle, object) in private {
             self.remove(objects, handle);
@@ -134,8 +137,8 @@ impl Catalogue {
 
     /// Takes everything out.
     pub fn forget_all(&mut self, objects: &HandleTable<Object>) {
-        for handle in &self.all {
-            objects.remove(*handle);
+        for handle in self.all.iter() {
+            objects.remove(handle);
         }
         *self = Self::default();
     }
@@ -149,12 +152,16 @@ impl Catalogue {
         private_too: bool,
         sealed_matches: impl Fn(&Object, &Attributes) -> bool,
     ) -> Vec<CK_OBJECT_HANDLE> {
-        let nothing = BTreeSet::new();
-        let by_index =
-            self.indexes.iter().zip(INDEXED).filter_map(|(index, kind)| {
-                Some(index.get(indexed_value(template, kind)?).unwrap_or(&nothing))
-            });
-        let candidates = by_index.min_by_key(|set| set.len()).unwrap_or(&self.all);
+        let by_index = self
+            .indexes
+            .iter()
+            .zip(INDEXED)
+            .filter_map(|(index, kind)| Some(index.get(indexed_value(template, kind)?)));
+        let candidates = match by_index.min_by_key(|handles| handles.map_or(0, HandleSet::len)) {
+            Some(None) => return Vec::new(),
+            Some(Some(handles)) => handles,
+            None => &self.all,
+        };
         let matches = |object: &Object| {
             (private_too || !object.private) && {
                 let mut sealed = Attributes::new();
@@ -170,7 +177,6 @@ impl Catalogue {
         };
         candidates
             .iter()
-            .copied()
             .filter(|handle| objects.get(*handle).is_some_and(|object| matches(&object)))
             .collect()
     }
@@ -246,7 +252,7 @@ impl Catalogue {
 
     /// It was not stored, as far as is known; but a search may have found it.
     pub fn give_up(&mut self, id: ObjectId) {
-        if self.handles.get(&id).is_some_and(|handle| !self.all.contains(handle)) {
+        if self.handles.get(&id).is_some_and(|handle| !self.all.contains(*handle)) {
             self.handles.remove(&id);
         }
     }
@@ -258,25 +264,25 @@ impl Catalogue {
 
     /// The token objects that are here now, by id.
     fn token_objects(&self, objects: &HandleTable<Object>) -> Vec<(ObjectId, CK_OBJECT_HANDLE)> {
-        let here = |handle: &CK_OBJECT_HANDLE| match objects.get(*handle)?.owner {
-            Owner::Token(id) => Some((id, *handle)),
+        let here = |handle| match objects.get(handle)?.owner {
+            Owner::Token(id) => Some((id, handle)),
             Owner::Session(_) => None,
         };
         self.all.iter().filter_map(here).collect()
     }
 
     fn unindex(&mut self, objects: &HandleTable<Object>, handle: CK_OBJECT_HANDLE) {
-        if !self.all.remove(&handle) {
+        if !self.all.remove(handle) {
             return;
         }
         let Some(object) = objects.get(handle) else { return };
         for (index, kind) in self.indexes.iter_mut().zip(INDEXED) {
             let Some(value) = indexed_value(&object.attributes, kind) else { continue };
-            if let Some(set) = index.get_mut(value) {
-                set.remove(&handle);
-                if set.is_empty() {
-                    index.remove(value);
-                }
+            if let Some(handles) = index.get_mut(value)
+                && handles.remove(handle)
+                && handles.is_empty()
+            {
+                index.remove(value);
             }
         }
     }

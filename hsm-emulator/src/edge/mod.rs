@@ -6,3 +6,4 @@ pub mod pair;
 pub mod rest;
 pub mod server;
 pub mod tls;
+pub mod workers;

@@ -17,10 +17,8 @@ use hsm_proto::tke::support_server::SupportServer;
 use hsm_proto::tke::tke_server::TkeServer;
 use hsm_proto::tokens::tokens_server::TokensServer;
 use rustix::fs::{FlockOperation, flock};
-use tokio::net::{TcpListener, TcpStream, UnixListener};
+use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
-use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
-use tokio_stream::{Stream, StreamExt};
 use tonic::server::NamedService;
 use tonic::service::Routes;
 use tonic::service::interceptor::InterceptedService;
@@ -35,6 +33,7 @@ use super::grpc::kms::KmsService;
 use super::grpc::tke::TkeService;
 use super::grpc::tokens::TokensService;
 use super::pair::{self, Line};
+use super::workers::Workers;
 use super::{rest, tls};
 use crate::durable_file;
 use crate::keystore::Location;
@@ -134,17 +133,16 @@ pub async fn serve(options: Options, stop: impl Future<Output = ()> + Send + 'st
     let listener = TcpListener::bind(options.listen).await.map_err(|e| format!("{}: {e}", options.listen))?;
     let address = listener.local_addr()?;
     let (stopping, stopped) = watch::channel(());
-    let tcp = builder()
-        .add_routes(Routes::from(app.clone()))
-        .serve_with_incoming_shutdown(connections(listener), closed(stopped.clone()));
+    let workers = Workers::start()?;
+    let stopped = || closed(stopped.clone());
+    let tcp = workers.serve(listener, builder, &app, stopped);
     let mut tls_address = None;
     let with_tls = match &options.tls {
         Some(tls) => {
-            let config = tls.config(&options.state)?;
+            let server = builder().tls_config(tls.config(&options.state)?)?;
             let listener = TcpListener::bind(tls.listen).await.map_err(|e| format!("{}: {e}", tls.listen))?;
             tls_address = Some(listener.local_addr()?);
-            let server = builder().tls_config(config)?.add_routes(Routes::from(app.clone()));
-            Some(server.serve_with_incoming_shutdown(connections(listener), closed(stopped.clone())))
+            Some(workers.serve(listener, move || server.clone(), &app, stopped))
         }
         None => None,
     };
@@ -157,12 +155,7 @@ pub async fn serve(options: Options, stop: impl Future<Output = ()> + Send + 'st
     let socket = options.socket.as_deref().map(bind_socket).transpose()?;
     let unix = async {
         match socket {
-            Some(socket) => {
-                builder()
-                    .add_routes(Routes::from(app))
-                    .serve_with_incoming_shutdown(UnixListenerStream::new(socket), closed(stopped.clone()))
-                    .await
-            }
+            Some(socket) => workers.serve(socket, builder, &app, stopped).await,
             None => Ok(()),
         }
     };
@@ -194,7 +187,7 @@ pub async fn serve(options: Options, stop: impl Future<Output = ()> + Send + 'st
     let paired = line.keep(pair_listener, local_tke);
     let served = async { tokio::try_join!(tcp, with_tls, unix).map(|_| ()) };
     let outcome = tokio::select! {
-        outcome = served => outcome.map_err(Error::from),
+        outcome = served => outcome,
         outcome = watch_units(region, keys, health) => outcome,
         () = paired => Ok(()),
         () = shutdown => Ok(()),
@@ -203,14 +196,6 @@ pub async fn serve(options: Options, stop: impl Future<Output = ()> + Send + 'st
     fs::remove_file(options.state.join(tls::ENDPOINT)).ok();
     options.socket.map(fs::remove_file);
     outcome
-}
-
-fn connections(listener: TcpListener) -> impl Stream<Item = std::io::Result<TcpStream>> {
-    TcpListenerStream::new(listener).map(|connection| {
-        let connection = connection?;
-        connection.set_nodelay(true)?;
-        Ok(connection)
-    })
 }
 
 fn builder() -> Server {

@@ -51,6 +51,7 @@ impl Sqlite {
         // What is deleted is overwritten, in the database and, once checkpointed, in the log.
         connection.pragma_update(None, "secure_delete", "ON")?;
         connection.pragma_update(None, "temp_store", "MEMORY")?;
+        connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
         connection.set_prepared_statement_cache_capacity(32);
         Ok(Self { connection, is_lost: false })
     }
@@ -285,6 +286,8 @@ fn record(row: &Row<'_>) -> rusqlite::Result<Record> {
     })
 }
 
+/// Thousands of objects are read in no order.
+const CACHE_KIB: i64 = 16 << 10;
 /// How long the write-ahead log grows before it is moved into the database.
 pub const LOG_BYTES: u32 = 1 << 20;
 /// SQLite's default.

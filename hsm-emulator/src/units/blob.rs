@@ -117,9 +117,7 @@ impl KeyBlob {
 
     /// Ties the blob to a place: a MAC of both under a key of the master key's.
     pub(super) fn binding(&self, master_key: &MasterKey, place: &[&[u8]]) -> [u8; 32] {
-        let salt = hmac::Key::new(hmac::HMAC_SHA256, master_key.expose_secret());
-        let key = hmac::sign(&salt, b"hsm-emulator record binding 1");
-        let mut context = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, key.as_ref()));
+        let mut context = hmac::Context::with_key(master_key.binding_key());
         for part in place.iter().chain([&self.as_bytes()]) {
             context.update(&(part.len() as u64).to_be_bytes());
             context.update(part);

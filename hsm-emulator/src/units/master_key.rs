@@ -1,8 +1,9 @@
 //! The master key, its registers and its verification pattern.
 
 use std::fmt;
+use std::sync::OnceLock;
 
-use aws_lc_rs::digest;
+use aws_lc_rs::{digest, hmac};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
@@ -18,6 +19,8 @@ pub type KeyPart = Box<Zeroizing<[u8; MASTER_KEY_BYTES]>>;
 pub struct MasterKey {
     key: Box<Zeroizing<[u8; MASTER_KEY_BYTES]>>,
     pattern: VerificationPattern,
+    /// Made at its first use.
+    binding_key: OnceLock<hmac::Key>,
 }
 
 impl MasterKey {
@@ -31,7 +34,7 @@ impl MasterKey {
     /// A master key with this value.
     pub fn new(key: KeyPart) -> Self {
         let pattern = VerificationPattern::of(&key);
-        Self { key, pattern }
+        Self { key, pattern, binding_key: OnceLock::new() }
     }
 
     /// Combines key parts by XOR, as the unit does when it imports them; `None` if they cancel out.
@@ -53,9 +56,9 @@ impl MasterKey {
 
     /// The same with a bit that has changed by itself.
     pub(super) fn corrupted(&self) -> Self {
-        let mut corrupted = self.clone();
-        corrupted.key[0] ^= 1;
-        corrupted
+        let mut key = self.key.clone();
+        key[0] ^= 1;
+        Self { key, pattern: self.pattern, binding_key: OnceLock::new() }
     }
 
     /// What may be shown of it.
@@ -71,6 +74,15 @@ impl MasterKey {
     /// The key as a single part, for transport.
     pub(super) fn to_part(&self) -> KeyPart {
         self.key.clone()
+    }
+
+    /// The key that ties blobs to their places ([`super::blob::KeyBlob::binding`]).
+    pub(super) fn binding_key(&self) -> &hmac::Key {
+        self.binding_key.get_or_init(|| {
+            let master = hmac::Key::new(hmac::HMAC_SHA256, self.expose_secret());
+            let key = hmac::sign(&master, b"hsm-emulator record binding 1");
+            hmac::Key::new(hmac::HMAC_SHA256, key.as_ref())
+        })
     }
 
     /// The key itself.

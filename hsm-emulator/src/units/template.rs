@@ -278,7 +278,7 @@ const DSA_PRIVATE_KEY: &[Row] = &[
 
 /// The attributes of a kind of object.
 struct Class {
-    rows: Vec<&'static Row>,
+    parts: &'static [&'static [Row]],
     class: CK_OBJECT_CLASS,
     key_type: Option<CK_KEY_TYPE>,
 }
@@ -288,7 +288,7 @@ impl Class {
         let unknown_key = || {
             Error::new(CKR_ATTRIBUTE_VALUE_INVALID, "CKA_KEY_TYPE is none that this class of key has here")
         };
-        let parts: &[&'static [Row]] = match (class, key_type) {
+        let parts: &'static [&'static [Row]] = match (class, key_type) {
             (CKO_DATA, _) => &[STORAGE, DATA],
             (CKO_CERTIFICATE, _) => &[STORAGE, CERTIFICATE],
             (CKO_SECRET_KEY, Some(key_type)) if secret_key::is_type(key_type) => {
@@ -327,12 +327,15 @@ impl Class {
                 ));
             }
         };
-        let rows = parts.iter().flat_map(|part| part.iter()).collect();
-        Ok(Self { rows, class, key_type })
+        Ok(Self { parts, class, key_type })
+    }
+
+    fn rows(&self) -> impl Iterator<Item = &'static Row> {
+        self.parts.iter().flat_map(|part| part.iter())
     }
 
     fn row(&self, kind: CK_ATTRIBUTE_TYPE) -> Result<&'static Row> {
-        self.rows.iter().find(|row| row.kind == kind).copied().ok_or_else(|| {
+        self.rows().find(|row| row.kind == kind).ok_or_else(|| {
             Error::new(CKR_ATTRIBUTE_TYPE_INVALID, format!("this class of object has no attribute {kind:#x}"))
         })
     }
@@ -395,7 +398,7 @@ impl Draft {
             .ok_or_else(|| Error::new(CKR_TEMPLATE_INCOMPLETE, "CKA_CLASS is missing"))?;
         let key_type = agreed(template, CKA_KEY_TYPE, key_type)?;
         let rules = Class::of(class, key_type)?;
-        let clear = Attributes::with_capacity(rules.rows.len());
+        let clear = Attributes::with_capacity(rules.rows().count());
         let mut draft = Self { clear, secret: Attributes::new() };
         for (kind, value) in template.iter() {
             let row = rules.row(kind)?;
@@ -419,7 +422,7 @@ impl Draft {
         if let Some(key_type) = key_type {
             draft.clear.set_ulong(CKA_KEY_TYPE, key_type);
         }
-        for row in &rules.rows {
+        for row in rules.rows() {
             let missing = !draft.clear.contains(row.kind) && !draft.secret.contains(row.kind);
             if let (true, Some(value)) = (missing, rules.default(row)) {
                 draft.section(row).set(row.kind, value);

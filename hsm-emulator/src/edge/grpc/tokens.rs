@@ -123,15 +123,16 @@ impl TokensService {
                 Answer::InitToken(token(self.tokens.init(serial, &r.so_pin, &r.label)?))
             }
             Call::Login(r) => {
-                let grant = self.tokens.login(&r.serial, user(r.user()), &r.pin)?.0.into();
+                let Grant(grant) = self.tokens.login(&r.serial, user(r.user()), &r.pin)?;
+                let grant = Bytes::copy_from_slice(&grant);
                 Answer::Login(proto::LoginResponse { grant })
             }
             Call::InitPin(r) => {
-                self.tokens.init_pin(&Grant(r.grant.to_vec()), &r.pin)?;
+                self.tokens.init_pin(&Grant(r.grant.as_ref().into()), &r.pin)?;
                 Answer::InitPin(proto::InitPinResponse {})
             }
             Call::TrustObject(r) => {
-                let trusted = self.tokens.trust_object(&Grant(r.grant.to_vec()), &blob(&r.object)?)?;
+                let trusted = self.tokens.trust_object(&Grant(r.grant.as_ref().into()), &blob(&r.object)?)?;
                 Answer::TrustObject(proto::TrustObjectResponse { object: bytes(&trusted) })
             }
             Call::SetPin(r) => {
@@ -249,7 +250,7 @@ fn user(user: proto::User) -> User {
 }
 
 fn grant(bytes: &Bytes) -> Option<Grant> {
-    (!bytes.is_empty()).then(|| Grant(bytes.to_vec()))
+    (!bytes.is_empty()).then(|| Grant(bytes.as_ref().into()))
 }
 
 fn object_id(bytes: &Bytes) -> Result<ObjectId> {

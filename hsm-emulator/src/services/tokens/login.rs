@@ -1,8 +1,8 @@
 //! PINs of tokens, and what their holders may do.
 
 use std::fmt;
-use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use cryptoki_sys::*;
@@ -17,7 +17,7 @@ use crate::units::{Error, KeyBlob, Result};
 /// Proof that a PIN was right: whose it is, and a proof that only who can open the PIN's record can make. It is void once
 /// the PIN is set again, and outlives a rotation of the master key.
 #[derive(Clone)]
-pub struct Grant(pub Vec<u8>);
+pub struct Grant(pub Arc<[u8]>);
 
 impl fmt::Debug for Grant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -43,7 +43,7 @@ impl Tokens {
         self.region.patiently(|| {
             let record = self.check_pin_now(serial, user, pin)?;
             let proof = pins::proof(&*self.region.unit()?, &owner(serial, user), &record)?;
-            Ok(Grant([serial.as_bytes(), &[user as u8], &proof].concat()))
+            Ok(Grant([serial.as_bytes(), &[user as u8], &proof].concat().into()))
         })
     }
 
@@ -232,8 +232,6 @@ const LOCK_CHECK_INTERVAL: Duration = Duration::from_millis(25);
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
     use crate::services::region::{Layout, Region};
 
@@ -249,12 +247,12 @@ mod tests {
         let user = tokens.login(&serial, User::User, b"1234").expect("login");
         assert_eq!(tokens.open_grant(&user).expect("good"), (serial.clone(), User::User));
         for i in 0..user.0.len() {
-            let mut altered = user.clone();
-            altered.0[i] ^= 1;
-            assert!(tokens.open_grant(&altered).is_err(), "byte {i} is not looked at");
+            let mut altered = user.0.to_vec();
+            altered[i] ^= 1;
+            assert!(tokens.open_grant(&Grant(altered.into())).is_err(), "byte {i} is not looked at");
         }
         for len in 0..user.0.len() {
-            let error = tokens.open_grant(&Grant(user.0[..len].to_vec())).expect_err("too short");
+            let error = tokens.open_grant(&Grant(user.0[..len].into())).expect_err("too short");
             assert_eq!(error.code, CKR_USER_NOT_LOGGED_IN);
         }
         tokens.init_pin(&so, b"1234").expect("PIN");

@@ -167,8 +167,8 @@ impl Tokens {
                 continue;
             };
             match stored_object(&unit, serial, &record) {
-                Ok((id, object, attributes)) => {
-                    if private || attributes.bool(CKA_PRIVATE) != Some(true) {
+                Ok((id, object)) => {
+                    if private || object.attributes()?.bool(CKA_PRIVATE) != Some(true) {
                         changes.stored.push((id, object));
                     }
                 }
@@ -195,7 +195,8 @@ impl Tokens {
         id: &str,
     ) -> Result<(Record, Attributes)> {
         let record = self.region.keystore().get(kind, id).map_err(from_keystore)?.ok_or_else(gone)?;
-        let (_, _, attributes) = stored_object(&*self.region.unit()?, serial, &record)?;
+        let (_, object) = stored_object(&*self.region.unit()?, serial, &record)?;
+        let attributes = object.attributes()?;
         self.permit(serial, grant, &attributes)?;
         Ok((record, attributes))
     }
@@ -247,11 +248,7 @@ impl Tokens {
 }
 
 /// A stored object, if it is what was stored there.
-fn stored_object(
-    unit: &CryptoUnit,
-    serial: &str,
-    record: &Record,
-) -> Result<(ObjectId, KeyBlob, Attributes)> {
+fn stored_object(unit: &CryptoUnit, serial: &str, record: &Record) -> Result<(ObjectId, KeyBlob)> {
     let moved = || Error::new(CKR_DEVICE_ERROR, "the stored object was altered or moved");
     let id = object_id(&record.id)?;
     let (blob, binding) = record.body.split_last_chunk::<32>().ok_or_else(moved)?;
@@ -267,8 +264,7 @@ fn stored_object(
     if !bool::from(expected.ct_eq(binding)) {
         return Err(moved());
     }
-    let attributes = object.attributes()?;
-    Ok((id, object, attributes))
+    Ok((id, object))
 }
 
 fn object_id(id: &str) -> Result<ObjectId> {

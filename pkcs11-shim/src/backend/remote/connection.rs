@@ -255,13 +255,13 @@ impl Connections {
             }
             _ => CALL_TIMEOUT,
         };
-        connection.send(request)?;
         if !self.regions.are_several() {
-            return connection.receive(limit);
+            return connection.exchange(Some(request), limit);
         }
         let deadline = Instant::now() + limit;
+        let mut request = Some(request);
         while Instant::now() < deadline {
-            match connection.receive(PATIENCE) {
+            match connection.exchange(request.take(), PATIENCE) {
                 Err(Broken::TimedOut) if self.open(connection.region).is_err() => return Err(Broken::Silent),
                 Err(Broken::TimedOut) => {}
                 outcome => return outcome,
@@ -356,14 +356,19 @@ impl Connection {
         }
     }
 
-    fn send(&mut self, request: Request) -> Result<(), Broken> {
-        let Some(open) = &self.open else { return Err(Broken::TimedOut) };
-        open.requests.send(request).map_err(|_| Broken::Lost("the stream is closed".to_owned()))
-    }
-
-    fn receive(&mut self, limit: Duration) -> Result<response::Answer, Broken> {
-        let Some(Open { answers, runtime, .. }) = &mut self.open else { return Err(Broken::TimedOut) };
-        match runtime.block_on(timeout(limit, answers.message())) {
+    /// Sends a request, if there is one, and waits for the next answer.
+    fn exchange(&mut self, request: Option<Request>, limit: Duration) -> Result<response::Answer, Broken> {
+        let Some(Open { requests, answers, runtime }) = &mut self.open else { return Err(Broken::TimedOut) };
+        // Sent within the runtime, which would have to be woken otherwise.
+        let exchange = async {
+            if let Some(request) = request
+                && requests.send(request).is_err()
+            {
+                return Err(tonic::Status::unavailable("the stream is closed"));
+            }
+            answers.message().await
+        };
+        match runtime.block_on(timeout(limit, exchange)) {
             None => Err(Broken::TimedOut),
             Some(Err(status)) => Err(Broken::Lost(status.message().to_owned())),
             Some(Ok(None)) => Err(Broken::Lost("the HSM has ended the stream".to_owned())),
