@@ -30,7 +30,7 @@ impl CryptoUnit {
         match (mechanism.kind, &object.key) {
             (CKM_ML_KEM, Key::Public(key)) => {
                 let (encapsulated, secret) = post_quantum::encapsulate(&object.attributes, key)?;
-                Ok((encapsulated, self.seal_derived_value(draft, &secret, CKR_KEY_SIZE_RANGE)?))
+                Ok((encapsulated, self.seal_made_value(draft, &secret, CKR_KEY_SIZE_RANGE)?))
             }
             (CKM_ML_KEM, _) => Err(inconsistent()),
             _ => Err(Error::new(CKR_MECHANISM_INVALID, "no key is encapsulated by this mechanism")),
@@ -55,7 +55,7 @@ impl CryptoUnit {
         match (mechanism.kind, &object.key) {
             (CKM_ML_KEM, Key::Private(key)) => {
                 let secret = post_quantum::decapsulate(&object.attributes, key, encapsulated)?;
-                self.seal_derived_value(draft, &secret, CKR_KEY_SIZE_RANGE)
+                self.seal_made_value(draft, &secret, CKR_KEY_SIZE_RANGE)
             }
             (CKM_ML_KEM, _) => Err(inconsistent()),
             _ => Err(Error::new(CKR_MECHANISM_INVALID, "no key is decapsulated by this mechanism")),

@@ -35,8 +35,7 @@ impl CryptoUnit {
         secret_key::check_len(key_type, len)?;
         let mut value = Zeroizing::new(vec![0; len as usize]);
         random::fill(&mut value)?;
-        secret_key::adjust(key_type, &mut value);
-        self.seal_secret_key(draft, &value)
+        self.seal_made_value(draft, &value, CKR_KEY_SIZE_RANGE)
     }
 
     /// A key pair: (public, private).
@@ -193,12 +192,14 @@ impl CryptoUnit {
         self.seal_secret_key(draft, value)
     }
 
-    /// Makes a secret key of derived bytes: as many as the template wants, `code` if there are not enough.
-    pub(super) fn seal_derived_value(&self, draft: Draft, bytes: &[u8], code: CK_RV) -> Result<KeyBlob> {
+    /// Makes a secret key of bytes that a mechanism has made: as many as the template wants, `code` if there are not
+    /// enough.
+    pub(super) fn seal_made_value(&self, draft: Draft, bytes: &[u8], code: CK_RV) -> Result<KeyBlob> {
         let mut value = Zeroizing::new(leading(&draft, bytes, code)?.to_vec());
         secret_key::adjust(key_type(&draft), &mut value);
         self.seal_secret_key(draft, &value)
     }
+        secret_key::check_value(key_type(&draft), &value)?;
 
     /// A type of key that needs a control point is not brought in without it either.
     fn permit_key_type(&self, draft: &Draft) -> Result<()> {
@@ -220,7 +221,7 @@ impl CryptoUnit {
         let len = len.ok_or_else(|| incomplete("CKA_VALUE_LEN"))?;
         secret_key::check_len(key_type(&draft), len)?;
         let value = pbkdf2.derive(len as usize)?;
-        self.seal_derived_value(draft, &value, CKR_KEY_SIZE_RANGE)
+        self.seal_made_value(draft, &value, CKR_KEY_SIZE_RANGE)
     }
 
     fn generate_parameters(

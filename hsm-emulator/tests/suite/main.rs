@@ -8,6 +8,7 @@ mod cloud_http;
 mod common;
 mod control_points;
 mod keystore;
+mod made_keys;
 mod mechanisms;
 mod pairing;
 mod pairing_simulation;
