@@ -186,8 +186,8 @@ impl CryptoUnit {
 
     /// Makes a secret key of unwrapped bytes: as many as the template wants.
     fn seal_unwrapped_value(&self, draft: Draft, bytes: &[u8]) -> Result<KeyBlob> {
-        let value = leading(&draft, bytes, CKR_WRAPPED_KEY_INVALID)?;
-        secret_key::check_value(key_type(&draft), value)
+        let value = leading(&draft, bytes, CKR_WRAPPED_KEY_INVALID)
+            .and_then(|value| secret_key::check_value(key_type(&draft), value).map(|()| value))
             .map_err(|error| Error::new(CKR_WRAPPED_KEY_INVALID, error.message))?;
         self.seal_secret_key(draft, value)
     }
@@ -266,10 +266,8 @@ fn leading<'a>(draft: &Draft, bytes: &'a [u8], code: CK_RV) -> Result<&'a [u8]> 
     let key_type = key_type(draft);
     let wanted = draft.clear.ulong(CKA_VALUE_LEN).or_else(|| secret_key::only_len(key_type));
     let len = wanted.unwrap_or(bytes.len() as u64);
-    let value = bytes.get(..len as usize);
-    let value = value.ok_or_else(|| Error::new(code, "the key has more bytes than there are"))?;
-    secret_key::check_len(key_type, len).map_err(|error| Error::new(code, error.message))?;
-    Ok(value)
+    secret_key::check_len(key_type, len)?;
+    bytes.get(..len as usize).ok_or_else(|| Error::new(code, "the key has more bytes than there are"))
 }
 
 fn key_type(draft: &Draft) -> CK_KEY_TYPE {

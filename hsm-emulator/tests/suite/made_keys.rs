@@ -10,6 +10,10 @@ fn code<T: std::fmt::Debug>(outcome: Result<T, Error>) -> CK_RV {
     outcome.expect_err("must be refused").code
 }
 
+fn with_bytes(kind: CK_MECHANISM_TYPE, bytes: &[u8]) -> Mechanism {
+    Mechanism { kind, parameter: Parameter::Bytes(bytes.to_vec()) }
+}
+
 fn typed(key_type: CK_KEY_TYPE) -> Attributes {
     Attributes::new().with_ulong(CKA_CLASS, CKO_SECRET_KEY).with_ulong(CKA_KEY_TYPE, key_type)
 }
@@ -48,4 +52,21 @@ fn no_aes_xts_key_has_equal_halves() {
     let wrapped = unit.wrap_key(&kwp, &kek, &halves).expect("wrap");
     let unwrapped = unit.unwrap_key(&kwp, &kek, &wrapped, &typed(CKK_AES_XTS));
     assert_eq!(code(unwrapped), CKR_WRAPPED_KEY_INVALID);
+}
+
+/// PKCS #11 v3.1 section 6.27.3 has a code of its own for data that are too short; a length that no key of the type has
+/// is the template's fault, as in every derivation.
+#[test]
+fn a_length_that_no_key_has_is_not_the_datas_fault() {
+    let dir = tempfile::tempdir().expect("dir");
+    let unit = unit(dir.path());
+    let base = secret(&unit, CKK_AES, &[1; 16]);
+    let of_len = |key_type, len| {
+        let template = typed(key_type).with_ulong(CKA_VALUE_LEN, len);
+        unit.derive_key(&with_bytes(CKM_AES_ECB_ENCRYPT_DATA, &[3; 48]), &base, &template)
+    };
+    of_len(CKK_AES, 32).expect("a key");
+    assert_eq!(code(of_len(CKK_AES, 17)), CKR_KEY_SIZE_RANGE);
+    assert_eq!(code(of_len(CKK_GENERIC_SECRET, 5000)), CKR_KEY_SIZE_RANGE);
+    assert_eq!(code(of_len(CKK_GENERIC_SECRET, 49)), CKR_DATA_LEN_RANGE);
 }
