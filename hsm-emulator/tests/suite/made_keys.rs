@@ -54,6 +54,29 @@ fn no_aes_xts_key_has_equal_halves() {
     assert_eq!(code(unwrapped), CKR_WRAPPED_KEY_INVALID);
 }
 
+/// SP 800-38E: a data unit has at most 2^20 blocks.
+#[test]
+fn what_is_too_long_for_a_cipher_is_refused_by_its_direction() {
+    let dir = tempfile::tempdir().expect("dir");
+    let unit = unit(dir.path());
+    let value: Vec<u8> = (0..64).collect();
+    let key = secret(&unit, CKK_AES_XTS, &value);
+    let xts = with_bytes(CKM_AES_XTS, &[0; 16]);
+    let mut data = vec![7; 16 << 20];
+    let encrypted = unit.encrypt(&xts, &key, &data).expect("the longest data unit");
+    assert!(*unit.decrypt(&xts, &key, &encrypted).expect("decrypt") == data);
+    data.push(7);
+    assert_eq!(code(unit.encrypt(&xts, &key, &data)), CKR_DATA_LEN_RANGE);
+    assert_eq!(code(unit.decrypt(&xts, &key, &data)), CKR_ENCRYPTED_DATA_LEN_RANGE);
+
+    let key = secret(&unit, CKK_AES, &[1; 16]);
+    let last_count = Parameter::Ctr { counter_bits: 8, counter_block: [0xff; 16] };
+    let ctr = Mechanism { kind: CKM_AES_CTR, parameter: last_count };
+    unit.encrypt(&ctr, &key, &[0; 16]).expect("one block");
+    assert_eq!(code(unit.encrypt(&ctr, &key, &[0; 17])), CKR_DATA_LEN_RANGE);
+    assert_eq!(code(unit.decrypt(&ctr, &key, &[0; 17])), CKR_ENCRYPTED_DATA_LEN_RANGE);
+}
+
 /// PKCS #11 v3.1 section 6.27.3 has a code of its own for data that are too short; a length that no key of the type has
 /// is the template's fault, as in every derivation.
 #[test]
