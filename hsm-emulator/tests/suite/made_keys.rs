@@ -1,6 +1,7 @@
 //! What a unit refuses to make by generating, deriving and unwrapping, and the limits of ciphers.
 
 use cryptoki_sys::*;
+use hsm_emulator::units::mechanism::kdf::{Hkdf, Salt};
 use hsm_emulator::units::mechanism::{Mechanism, OtherKey, Parameter};
 use hsm_emulator::units::{Attributes, CryptoUnit, Error, KeyBlob};
 
@@ -75,6 +76,21 @@ fn what_is_too_long_for_a_cipher_is_refused_by_its_direction() {
     unit.encrypt(&ctr, &key, &[0; 16]).expect("one block");
     assert_eq!(code(unit.encrypt(&ctr, &key, &[0; 17])), CKR_DATA_LEN_RANGE);
     assert_eq!(code(unit.decrypt(&ctr, &key, &[0; 17])), CKR_ENCRYPTED_DATA_LEN_RANGE);
+}
+
+#[test]
+fn hkdf_takes_no_value_for_its_data() {
+    let dir = tempfile::tempdir().expect("dir");
+    let unit = unit(dir.path());
+    let base = secret(&unit, CKK_HKDF, &[1; 32]);
+    let hkdf =
+        Hkdf { extract: true, expand: true, digest: CKM_SHA256, salt: Salt::Null, info: b"info".to_vec() };
+    let mechanism = Mechanism { kind: CKM_HKDF_DATA, parameter: Parameter::Hkdf(hkdf) };
+    let template = Attributes::new().with_ulong(CKA_CLASS, CKO_DATA).with_ulong(CKA_VALUE_LEN, 20);
+    let data = unit.derive_key(&mechanism, &base, &template).expect("data");
+    assert_eq!(unit.attribute(&data, CKA_VALUE).expect("value").len(), 20);
+    let given = template.with(CKA_VALUE, [0; 20]);
+    assert_eq!(code(unit.derive_key(&mechanism, &base, &given)), CKR_ATTRIBUTE_READ_ONLY);
 }
 
 /// PKCS #11 v3.1 section 6.27.3 has a code of its own for data that are too short; a length that no key of the type has
