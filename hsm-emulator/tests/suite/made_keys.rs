@@ -109,3 +109,21 @@ fn a_length_that_no_key_has_is_not_the_datas_fault() {
     assert_eq!(code(of_len(CKK_GENERIC_SECRET, 5000)), CKR_KEY_SIZE_RANGE);
     assert_eq!(code(of_len(CKK_GENERIC_SECRET, 49)), CKR_DATA_LEN_RANGE);
 }
+
+#[test]
+fn a_subprime_has_the_length_that_goes_with_the_prime() {
+    let dir = tempfile::tempdir().expect("dir");
+    let unit = unit(dir.path());
+    let generate = |prime_bits, subprime_bits| {
+        let template = Attributes::new()
+            .with_ulong(CKA_PRIME_BITS, prime_bits)
+            .with_ulong(CKA_SUBPRIME_BITS, subprime_bits);
+        unit.generate_key(&Mechanism::plain(CKM_DSA_PARAMETER_GEN), &template)
+    };
+    for (prime_bits, subprime_bits) in [(1024, 256), (2048, 160), (3072, 160), (3072, 224)] {
+        assert_eq!(code(generate(prime_bits, subprime_bits)), CKR_KEY_SIZE_RANGE);
+    }
+    let parameters = generate(1024, 160).expect("parameters").attributes().expect("attributes");
+    assert_eq!(parameters.ulong(CKA_SUBPRIME_BITS), Some(160));
+    assert_eq!(parameters.get(CKA_SUBPRIME).map(<[u8]>::len), Some(20));
+}

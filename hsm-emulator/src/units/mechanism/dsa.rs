@@ -16,16 +16,16 @@ pub(super) fn generate_parameters(attributes: &mut Attributes) -> Result<()> {
     if bits % 1024 != 0 {
         return Err(Error::new(CKR_KEY_SIZE_RANGE, "the prime of DSA has 1024, 2048 or 3072 bits"));
     }
-    let parameters = Dsa::generate_params(bits).map_err(openssl_error)?;
-    let subprime_bits = parameters.q().num_bits() as u64;
+    let subprime_bits = if bits == 1024 { 160 } else { 256 };
     if attributes.ulong(CKA_SUBPRIME_BITS).is_some_and(|wanted| wanted != subprime_bits) {
         return Err(Error::new(
             CKR_KEY_SIZE_RANGE,
             "the subprime has 160 bits beside 1024 of the prime, else 256",
         ));
     }
+    let parameters = Dsa::generate_params(bits).map_err(openssl_error)?;
     describe_parameters(&parameters, attributes);
-    attributes.set_ulong(CKA_SUBPRIME_BITS, subprime_bits);
+    attributes.set_ulong(CKA_SUBPRIME_BITS, parameters.q().num_bits() as u64);
     Ok(())
 }
 
