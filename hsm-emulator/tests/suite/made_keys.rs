@@ -127,3 +127,38 @@ fn a_subprime_has_the_length_that_goes_with_the_prime() {
     assert_eq!(parameters.ulong(CKA_SUBPRIME_BITS), Some(160));
     assert_eq!(parameters.get(CKA_SUBPRIME).map(<[u8]>::len), Some(20));
 }
+
+/// A wrapped key that was altered, and a mechanism that was wrong from the beginning, have codes of their own.
+#[test]
+fn unwrapping_tells_a_wrong_key_from_a_wrong_parameter() {
+    let dir = tempfile::tempdir().expect("dir");
+    let unit = unit(dir.path());
+    let kek = secret(&unit, CKK_AES, &[1; 32]);
+    let key = secret(&unit, CKK_AES, &[2; 16]);
+    let gcm = |aad: &[u8], tag_bits| Mechanism {
+        kind: CKM_AES_GCM,
+        parameter: Parameter::Gcm { iv: vec![5; 12], aad: aad.to_vec(), tag_bits },
+    };
+    let wrapped = unit.wrap_key(&gcm(b"about", 128), &kek, &key).expect("wrap");
+    let unwrap =
+        |mechanism: &Mechanism, wrapped: &[u8]| unit.unwrap_key(mechanism, &kek, wrapped, &typed(CKK_AES));
+    unwrap(&gcm(b"about", 128), &wrapped).expect("unwrap");
+    for position in 0..wrapped.len() {
+        let mut altered = wrapped.clone();
+        altered[position] ^= 1;
+        assert_eq!(code(unwrap(&gcm(b"about", 128), &altered)), CKR_WRAPPED_KEY_INVALID);
+    }
+    assert_eq!(code(unwrap(&gcm(b"other", 128), &wrapped)), CKR_WRAPPED_KEY_INVALID);
+    assert_eq!(code(unwrap(&gcm(b"about", 128), &wrapped[..15])), CKR_WRAPPED_KEY_LEN_RANGE);
+    for wrong in [
+        gcm(b"about", 136),
+        Mechanism::plain(CKM_AES_GCM),
+        with_bytes(CKM_AES_CBC_PAD, &[0; 8]),
+        Mechanism::plain(CKM_AES_CBC),
+        with_bytes(CKM_AES_ECB, &[0; 16]),
+        with_bytes(CKM_AES_KEY_WRAP_KWP, &[0; 4]),
+    ] {
+        assert_eq!(code(unwrap(&wrong, &[0; 32])), CKR_MECHANISM_PARAM_INVALID, "{wrong:?}");
+    }
+    assert_eq!(code(unwrap(&with_bytes(CKM_AES_CBC_PAD, &[0; 16]), &[0; 32])), CKR_WRAPPED_KEY_INVALID);
+}

@@ -109,7 +109,8 @@ pub(in crate::units) fn unwrap(
         | CKM_DES3_ECB => {
             return cipher::decrypt(mechanism, key_type, kek, wrapped).map_err(|error| match error.code {
                 CKR_ENCRYPTED_DATA_LEN_RANGE => Error::new(CKR_WRAPPED_KEY_LEN_RANGE, error.message),
-                _ => invalid(),
+                CKR_ENCRYPTED_DATA_INVALID => invalid(),
+                _ => error,
             });
         }
         _ => return Err(not_for(mechanism, "unwrapping with a secret key")),
