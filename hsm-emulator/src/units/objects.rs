@@ -28,6 +28,7 @@ impl CryptoUnit {
         }
         let key_type =
             secret_key::generated_type(mechanism.kind, template).ok_or_else(|| no_generator(mechanism))?;
+        mechanism.without_parameter()?;
         let origin = Origin::Generated(mechanism.kind);
         let draft = Draft::new(template, Some(CKO_SECRET_KEY), Some(key_type), origin)?;
         let len = draft.clear.ulong(CKA_VALUE_LEN).or_else(|| secret_key::only_len(key_type));
@@ -51,6 +52,7 @@ impl CryptoUnit {
         let kind = asymmetric::generator(mechanism.kind, public);
         self.permit_mechanism(kind)?;
         let key_type = asymmetric::generated_type(kind).ok_or_else(|| no_generator(mechanism))?;
+        mechanism.without_parameter()?;
         let origin = Origin::Generated(kind);
         let mut public = Draft::new(public, Some(CKO_PUBLIC_KEY), Some(key_type), origin)?;
         let mut private = Draft::new(private, Some(CKO_PRIVATE_KEY), Some(key_type), origin)?;
@@ -197,9 +199,9 @@ impl CryptoUnit {
     pub(super) fn seal_made_value(&self, draft: Draft, bytes: &[u8], code: CK_RV) -> Result<KeyBlob> {
         let mut value = Zeroizing::new(leading(&draft, bytes, code)?.to_vec());
         secret_key::adjust(key_type(&draft), &mut value);
+        secret_key::check_value(key_type(&draft), &value)?;
         self.seal_secret_key(draft, &value)
     }
-        secret_key::check_value(key_type(&draft), &value)?;
 
     /// A type of key that needs a control point is not brought in without it either.
     fn permit_key_type(&self, draft: &Draft) -> Result<()> {
@@ -230,6 +232,7 @@ impl CryptoUnit {
         key_type: CK_KEY_TYPE,
         template: &Attributes,
     ) -> Result<KeyBlob> {
+        mechanism.without_parameter()?;
         let origin = Origin::Generated(mechanism.kind);
         let mut draft = Draft::new(template, Some(CKO_DOMAIN_PARAMETERS), Some(key_type), origin)?;
         asymmetric::generate_parameters(key_type, &mut draft.clear)?;
@@ -261,7 +264,7 @@ impl CryptoUnit {
     }
 }
 
-/// As many of the first bytes as the key in the making has.
+/// As many of the first bytes as the key in the making has; `code` if there are fewer.
 fn leading<'a>(draft: &Draft, bytes: &'a [u8], code: CK_RV) -> Result<&'a [u8]> {
     let key_type = key_type(draft);
     let wanted = draft.clear.ulong(CKA_VALUE_LEN).or_else(|| secret_key::only_len(key_type));

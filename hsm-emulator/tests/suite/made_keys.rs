@@ -162,3 +162,50 @@ fn unwrapping_tells_a_wrong_key_from_a_wrong_parameter() {
     }
     assert_eq!(code(unwrap(&with_bytes(CKM_AES_CBC_PAD, &[0; 16]), &[0; 32])), CKR_WRAPPED_KEY_INVALID);
 }
+
+/// Clients of GREP11 reach a unit without the checks that the PKCS #11 library makes beforehand.
+#[test]
+fn a_parameter_that_does_not_belong_to_the_mechanism_is_refused() {
+    let dir = tempfile::tempdir().expect("dir");
+    let unit = unit(dir.path());
+    let none = Attributes::new();
+    let superfluous = |kind| with_bytes(kind, &[0]);
+
+    let aes = Attributes::new().with_ulong(CKA_VALUE_LEN, 16);
+    assert_eq!(code(unit.generate_key(&superfluous(CKM_AES_KEY_GEN), &aes)), CKR_MECHANISM_PARAM_INVALID);
+    let prime = Attributes::new().with_ulong(CKA_PRIME_BITS, 1024);
+    let generated = unit.generate_key(&superfluous(CKM_DSA_PARAMETER_GEN), &prime);
+    assert_eq!(code(generated), CKR_MECHANISM_PARAM_INVALID);
+
+    let p256 = Attributes::new().with(CKA_EC_PARAMS, *b"\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x07");
+    let generated = unit.generate_key_pair(&superfluous(CKM_EC_KEY_PAIR_GEN), &p256, &none);
+    assert_eq!(code(generated), CKR_MECHANISM_PARAM_INVALID);
+    let (public, private) =
+        unit.generate_key_pair(&Mechanism::plain(CKM_EC_KEY_PAIR_GEN), &p256, &none).expect("EC");
+    for kind in [CKM_ECDSA, CKM_ECDSA_SHA256] {
+        let signature = unit.sign(&Mechanism::plain(kind), &private, &[7; 32]).expect("sign");
+        let verified = unit.verify(&superfluous(kind), &public, &[7; 32], &signature);
+        assert_eq!(code(verified), CKR_MECHANISM_PARAM_INVALID);
+        assert_eq!(code(unit.sign(&superfluous(kind), &private, &[7; 32])), CKR_MECHANISM_PARAM_INVALID);
+    }
+
+    // A digest of the same length as the mechanism's own would make a signature that nobody else verifies.
+    let bits = Attributes::new().with_ulong(CKA_MODULUS_BITS, 1024);
+    let (public, private) =
+        unit.generate_key_pair(&Mechanism::plain(CKM_RSA_PKCS_KEY_PAIR_GEN), &bits, &none).expect("RSA");
+    let pss = |kind, digest| Mechanism {
+        kind,
+        parameter: Parameter::Pss { digest, mgf: CKG_MGF1_SHA256, salt_len: 20 },
+    };
+    let signature = unit.sign(&pss(CKM_SHA256_RSA_PKCS_PSS, CKM_SHA256), &private, b"data").expect("sign");
+    for wrong in [
+        pss(CKM_SHA256_RSA_PKCS_PSS, CKM_SHA3_256),
+        pss(CKM_SHA256_RSA_PKCS_PSS, CKM_SHA_1),
+        pss(CKM_RSA_PKCS_PSS, CKM_AES_ECB),
+        pss(CKM_SHA256_RSA_PKCS, CKM_SHA256),
+    ] {
+        assert_eq!(code(unit.sign(&wrong, &private, b"data")), CKR_MECHANISM_PARAM_INVALID, "{wrong:?}");
+        let verified = unit.verify(&wrong, &public, b"data", &signature);
+        assert_eq!(code(verified), CKR_MECHANISM_PARAM_INVALID, "{wrong:?}");
+    }
+}

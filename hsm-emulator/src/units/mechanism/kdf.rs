@@ -175,6 +175,9 @@ impl Sp800108 {
             return Err(bad("the data of SP 800-108 have not what the mode wants, or have it twice"));
         }
         let prf = Mechanism::plain(self.prf);
+        if mode != CKM_SP800_108_FEEDBACK_KDF && !self.iv.is_empty() {
+            return Err(bad("only the feedback mode of SP 800-108 begins with an IV"));
+        }
         let mac_bytes = match mac::bytes(&prf) {
             Some(Ok(bytes)) if mac::is_prf(self.prf) => bytes,
             _ => return Err(bad("the PRF of SP 800-108 is HMAC or CMAC")),

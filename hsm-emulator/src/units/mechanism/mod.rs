@@ -27,7 +27,7 @@ use std::fmt;
 
 use cryptoki_sys::{
     CK_MECHANISM_TYPE, CK_RSA_PKCS_MGF_TYPE, CKR_FUNCTION_FAILED, CKR_KEY_TYPE_INCONSISTENT,
-    CKR_MECHANISM_INVALID, CKR_TEMPLATE_INCOMPLETE,
+    CKR_MECHANISM_INVALID, CKR_MECHANISM_PARAM_INVALID, CKR_TEMPLATE_INCOMPLETE,
 };
 
 use subtle::ConstantTimeEq;
@@ -154,6 +154,15 @@ impl Mechanism {
         Self { kind, parameter: Parameter::None }
     }
 }
+
+    /// # Errors
+    /// `CKR_MECHANISM_PARAM_INVALID` if there is a parameter.
+    pub(super) fn without_parameter(&self) -> Result<()> {
+        match self.parameter {
+            Parameter::None => Ok(()),
+            _ => Err(Error::new(CKR_MECHANISM_PARAM_INVALID, "the mechanism takes no parameter")),
+        }
+    }
 
 impl Parameter {
     /// The keys besides the one that the mechanism is used with, in their order.

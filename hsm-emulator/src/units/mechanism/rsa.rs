@@ -227,6 +227,17 @@ fn set_encryption_padding<T>(mechanism: &Mechanism, context: &mut PkeyCtxRef<T>)
 /// Lengths that the standard's table 6.1 allows as input of a signature.
 fn check_input(mechanism: &Mechanism, modulus_bytes: usize, data: &[u8]) -> Result<()> {
     let fits = match (mechanism.kind, &mechanism.parameter) {
+/// Is the digest in the parameter of a PSS mechanism the one that the mechanism hashes with, if it hashes?
+///
+/// # Errors
+/// `CKR_MECHANISM_PARAM_INVALID`.
+pub(super) fn check_pss_digest(mechanism: CK_MECHANISM_TYPE, digest: CK_MECHANISM_TYPE) -> Result<()> {
+    match super::digest::hash_and_sign(mechanism) {
+        Some((own, _)) if own != digest => Err(bad_parameter()),
+        _ => md(digest).map(drop),
+    }
+}
+
         (CKM_RSA_PKCS, _) => data.len() + 11 <= modulus_bytes,
         (CKM_RSA_X_509, _) => data.len() == modulus_bytes,
         (CKM_RSA_PKCS_PSS, Parameter::Pss { digest, .. }) => {
