@@ -6,7 +6,7 @@ use openssl::dsa::{Dsa, DsaSig};
 use openssl::pkey::{HasParams, PKey, PKeyRef, Params, Private, Public};
 use openssl::pkey_ctx::PkeyCtx;
 
-use super::finite_field::{check_element, check_exponent, number, padded, prime, prime_bits};
+use super::finite_field::{check_element, check_exponent, exponent, number, padded, prime, prime_bits};
 use super::openssl_error;
 use crate::units::{Attributes, Error, Result};
 
@@ -52,14 +52,13 @@ pub(super) fn public_key(attributes: &Attributes) -> Result<PKey<Public>> {
 
 pub(super) fn private_key(clear: &Attributes, secret: &Attributes) -> Result<PKey<Private>> {
     let parameters = parameters(clear)?;
-    let mut exponent = number(secret, CKA_VALUE, "CKA_VALUE")?;
+    let exponent = exponent(secret)?;
     check_exponent(&exponent, parameters.q())?;
-    exponent.set_const_time();
     let mut value = BigNum::new().map_err(openssl_error)?;
     let mut context = BigNumContext::new_secure().map_err(openssl_error)?;
     value.mod_exp(parameters.g(), &exponent, parameters.p(), &mut context).map_err(openssl_error)?;
     let (p, q, g) = owned(&parameters)?;
-    let key = Dsa::from_private_components(p, q, g, exponent, value).map_err(openssl_error)?;
+    let key = Dsa::from_private_components(p, q, g, exponent.into_key()?, value).map_err(openssl_error)?;
     PKey::from_dsa(key).map_err(openssl_error)
 }
 

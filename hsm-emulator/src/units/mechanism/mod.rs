@@ -22,6 +22,7 @@ pub mod rsa;
 pub(in crate::units) mod rsa_aes_wrap;
 pub(in crate::units) mod secret_key;
 pub(in crate::units) mod secret_key_wrap;
+mod secret_number;
 
 use std::fmt;
 
@@ -153,7 +154,6 @@ impl Mechanism {
     pub fn plain(kind: CK_MECHANISM_TYPE) -> Self {
         Self { kind, parameter: Parameter::None }
     }
-}
 
     /// # Errors
     /// `CKR_MECHANISM_PARAM_INVALID` if there is a parameter.
@@ -163,6 +163,7 @@ impl Mechanism {
             _ => Err(Error::new(CKR_MECHANISM_PARAM_INVALID, "the mechanism takes no parameter")),
         }
     }
+}
 
 impl Parameter {
     /// The keys besides the one that the mechanism is used with, in their order.
