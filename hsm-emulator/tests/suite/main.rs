@@ -10,6 +10,7 @@ mod control_points;
 mod keystore;
 mod made_keys;
 mod mechanisms;
+mod messages;
 mod pairing;
 mod pairing_simulation;
 mod postgres;
