@@ -16,7 +16,8 @@ pub struct MechanismInfo {
     pub kind: CK_MECHANISM_TYPE,
     /// The keys it works with, or makes. Empty: none, or any.
     pub key_types: &'static [CK_KEY_TYPE],
-    /// Smallest and largest key: bits for RSA, EC, DSA and Diffie-Hellman, bytes for secret keys (section 5.5).
+    /// Smallest and largest key: bits for RSA, EC, DSA and Diffie-Hellman, bytes for secret keys (section 5.5), but bits
+    /// where generic secret keys are generated, as that mechanism's own section has it.
     pub key_sizes: (CK_ULONG, CK_ULONG),
     /// `CKF_*`.
     pub flags: CK_FLAGS,

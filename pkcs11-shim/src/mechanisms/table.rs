@@ -135,7 +135,10 @@ pub static MECHANISMS: &[MechanismInfo] = &[
     any_secret(CKM_SHA3_256_KEY_DERIVATION, CKF_DERIVE, Shape::None),
     any_secret(CKM_SHA3_384_KEY_DERIVATION, CKF_DERIVE, Shape::None),
     any_secret(CKM_SHA3_512_KEY_DERIVATION, CKF_DERIVE, Shape::None),
-    generic(CKM_GENERIC_SECRET_KEY_GEN, CKF_GENERATE, Shape::None),
+    MechanismInfo {
+        key_sizes: (8, 8 * 4096),
+        ..generic(CKM_GENERIC_SECRET_KEY_GEN, CKF_GENERATE, Shape::None)
+    },
     generic(CKM_SHA_1_KEY_GEN, CKF_GENERATE, Shape::None),
     generic(CKM_SHA224_KEY_GEN, CKF_GENERATE, Shape::None),
     generic(CKM_SHA256_KEY_GEN, CKF_GENERATE, Shape::None),
