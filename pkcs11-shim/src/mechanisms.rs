@@ -6,7 +6,7 @@ use cryptoki_sys::*;
 use hsm_emulator::units::mechanism::{Mechanism, Parameter, digest, mac};
 use hsm_emulator::units::{Error, Result};
 
-use crate::{local, module, signing};
+use crate::{module, signing};
 
 mod table;
 
@@ -18,7 +18,8 @@ pub struct MechanismInfo {
     pub kind: CK_MECHANISM_TYPE,
     /// The keys it works with, or makes. Empty: none, or any.
     pub key_types: &'static [CK_KEY_TYPE],
-    /// Smallest and largest key: bits for RSA, EC, DSA and Diffie-Hellman, bytes for secret keys (section 5.5).
+    /// Smallest and largest key: bits for RSA, EC, DSA and Diffie-Hellman, bytes for secret keys (section 5.5), but bits
+    /// where generic secret keys are generated, as that mechanism's own section has it.
     pub key_sizes: (CK_ULONG, CK_ULONG),
     /// `CKF_*`.
     pub flags: CK_FLAGS,
@@ -45,8 +46,8 @@ pub enum Shape {
     Oaep,
     /// `CK_RSA_AES_KEY_WRAP_PARAMS`.
     RsaAes,
-    /// `CK_RSA_PKCS_PSS_PARAMS`; with this digest, if the mechanism hashes itself.
-    Pss(Option<CK_MECHANISM_TYPE>),
+    /// `CK_RSA_PKCS_PSS_PARAMS`.
+    Pss,
     /// `CK_ECDH1_DERIVE_PARAMS`.
     Ecdh1,
     /// `CK_EDDSA_PARAMS`, or none.
@@ -158,8 +159,7 @@ impl Shape {
             (Shape::Pbkdf2, Parameter::Pbkdf2(_)) => true,
             (Shape::SignContext, Parameter::None | Parameter::SignContext { .. }) => true,
             (Shape::Data(iv), Parameter::Bytes(bytes)) => bytes.len() > iv,
-            (Shape::Pss(None), Parameter::Pss { digest, .. }) => local::digest_function(*digest).is_ok(),
-            (Shape::Pss(Some(own)), Parameter::Pss { digest, .. }) => *digest == own,
+            (Shape::Pss, Parameter::Pss { .. }) => true,
             _ => false,
         }
     }

@@ -31,6 +31,8 @@ mod hsm {
     }
 }
 
+mod secrets;
+
 pub use hsm::failover::v1 as failover;
 pub use hsm::kms::v1 as kms;
 pub use hsm::tke::v1 as tke;

@@ -45,6 +45,9 @@ fn every_listed_mechanism_has_its_information() {
         let info = pkcs11().get_mechanism_info(slot, kind).unwrap();
         assert!(info.min_key_size() <= info.max_key_size());
     }
+    // In bits, unlike all others that make secret keys.
+    let generic = pkcs11().get_mechanism_info(slot, MechanismType::GENERIC_SECRET_KEY_GEN).unwrap();
+    assert_eq!((generic.min_key_size(), generic.max_key_size()), (8, 32768));
 }
 
 #[test]

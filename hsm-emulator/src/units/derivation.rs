@@ -103,7 +103,7 @@ impl CryptoUnit {
             }
         }
         let bytes = derived_bytes(derivation, mechanism, &object, &others, wanted_bytes(&draft))?;
-        self.seal_derived_value(draft, &bytes, derivation.shortage())
+        self.seal_made_value(draft, &bytes, derivation.shortage())
     }
 
     /// `CKM_HKDF_DATA`: a data object. Its template may say how long it is by `CKA_VALUE_LEN`.

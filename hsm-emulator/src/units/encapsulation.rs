@@ -8,7 +8,7 @@ use super::blob::KeyBlob;
 use super::crypto_unit::CryptoUnit;
 use super::error::{Error, Result};
 use super::key_cache::Key;
-use super::mechanism::{Mechanism, Parameter, inconsistent, post_quantum};
+use super::mechanism::{Mechanism, inconsistent, post_quantum};
 use super::nested_template;
 use super::template::{Draft, Origin};
 
@@ -25,12 +25,12 @@ impl CryptoUnit {
     ) -> Result<(Vec<u8>, KeyBlob)> {
         let object = self.usable(key, CKA_ENCAPSULATE, mechanism)?;
         let template = nested_template::completed(&object.attributes, CKA_ENCAPSULATE_TEMPLATE, template)?;
-        no_parameter(mechanism)?;
+        mechanism.without_parameter()?;
         let draft = Draft::new(&template, Some(CKO_SECRET_KEY), None, Origin::Unwrapped)?;
         match (mechanism.kind, &object.key) {
             (CKM_ML_KEM, Key::Public(key)) => {
                 let (encapsulated, secret) = post_quantum::encapsulate(&object.attributes, key)?;
-                Ok((encapsulated, self.seal_derived_value(draft, &secret, CKR_KEY_SIZE_RANGE)?))
+                Ok((encapsulated, self.seal_made_value(draft, &secret, CKR_KEY_SIZE_RANGE)?))
             }
             (CKM_ML_KEM, _) => Err(inconsistent()),
             _ => Err(Error::new(CKR_MECHANISM_INVALID, "no key is encapsulated by this mechanism")),
@@ -50,22 +50,15 @@ impl CryptoUnit {
     ) -> Result<KeyBlob> {
         let object = self.usable(key, CKA_DECAPSULATE, mechanism)?;
         let template = nested_template::completed(&object.attributes, CKA_DECAPSULATE_TEMPLATE, template)?;
-        no_parameter(mechanism)?;
+        mechanism.without_parameter()?;
         let draft = Draft::new(&template, Some(CKO_SECRET_KEY), None, Origin::Unwrapped)?;
         match (mechanism.kind, &object.key) {
             (CKM_ML_KEM, Key::Private(key)) => {
                 let secret = post_quantum::decapsulate(&object.attributes, key, encapsulated)?;
-                self.seal_derived_value(draft, &secret, CKR_KEY_SIZE_RANGE)
+                self.seal_made_value(draft, &secret, CKR_KEY_SIZE_RANGE)
             }
             (CKM_ML_KEM, _) => Err(inconsistent()),
             _ => Err(Error::new(CKR_MECHANISM_INVALID, "no key is decapsulated by this mechanism")),
         }
-    }
-}
-
-fn no_parameter(mechanism: &Mechanism) -> Result<()> {
-    match mechanism.parameter {
-        Parameter::None => Ok(()),
-        _ => Err(Error::new(CKR_MECHANISM_PARAM_INVALID, "a key is encapsulated without a parameter")),
     }
 }

@@ -28,6 +28,7 @@ impl CryptoUnit {
         }
         let key_type =
             secret_key::generated_type(mechanism.kind, template).ok_or_else(|| no_generator(mechanism))?;
+        mechanism.without_parameter()?;
         let origin = Origin::Generated(mechanism.kind);
         let draft = Draft::new(template, Some(CKO_SECRET_KEY), Some(key_type), origin)?;
         let len = draft.clear.ulong(CKA_VALUE_LEN).or_else(|| secret_key::only_len(key_type));
@@ -35,8 +36,7 @@ impl CryptoUnit {
         secret_key::check_len(key_type, len)?;
         let mut value = Zeroizing::new(vec![0; len as usize]);
         random::fill(&mut value)?;
-        secret_key::adjust(key_type, &mut value);
-        self.seal_secret_key(draft, &value)
+        self.seal_made_value(draft, &value, CKR_KEY_SIZE_RANGE)
     }
 
     /// A key pair: (public, private).
@@ -52,6 +52,7 @@ impl CryptoUnit {
         let kind = asymmetric::generator(mechanism.kind, public);
         self.permit_mechanism(kind)?;
         let key_type = asymmetric::generated_type(kind).ok_or_else(|| no_generator(mechanism))?;
+        mechanism.without_parameter()?;
         let origin = Origin::Generated(kind);
         let mut public = Draft::new(public, Some(CKO_PUBLIC_KEY), Some(key_type), origin)?;
         let mut private = Draft::new(private, Some(CKO_PRIVATE_KEY), Some(key_type), origin)?;
@@ -187,16 +188,18 @@ impl CryptoUnit {
 
     /// Makes a secret key of unwrapped bytes: as many as the template wants.
     fn seal_unwrapped_value(&self, draft: Draft, bytes: &[u8]) -> Result<KeyBlob> {
-        let value = leading(&draft, bytes, CKR_WRAPPED_KEY_INVALID)?;
-        secret_key::check_value(key_type(&draft), value)
+        let value = leading(&draft, bytes, CKR_WRAPPED_KEY_INVALID)
+            .and_then(|value| secret_key::check_value(key_type(&draft), value).map(|()| value))
             .map_err(|error| Error::new(CKR_WRAPPED_KEY_INVALID, error.message))?;
         self.seal_secret_key(draft, value)
     }
 
-    /// Makes a secret key of derived bytes: as many as the template wants, `code` if there are not enough.
-    pub(super) fn seal_derived_value(&self, draft: Draft, bytes: &[u8], code: CK_RV) -> Result<KeyBlob> {
+    /// Makes a secret key of bytes that a mechanism has made: as many as the template wants, `code` if there are not
+    /// enough.
+    pub(super) fn seal_made_value(&self, draft: Draft, bytes: &[u8], code: CK_RV) -> Result<KeyBlob> {
         let mut value = Zeroizing::new(leading(&draft, bytes, code)?.to_vec());
         secret_key::adjust(key_type(&draft), &mut value);
+        secret_key::check_value(key_type(&draft), &value)?;
         self.seal_secret_key(draft, &value)
     }
 
@@ -220,7 +223,7 @@ impl CryptoUnit {
         let len = len.ok_or_else(|| incomplete("CKA_VALUE_LEN"))?;
         secret_key::check_len(key_type(&draft), len)?;
         let value = pbkdf2.derive(len as usize)?;
-        self.seal_derived_value(draft, &value, CKR_KEY_SIZE_RANGE)
+        self.seal_made_value(draft, &value, CKR_KEY_SIZE_RANGE)
     }
 
     fn generate_parameters(
@@ -229,6 +232,7 @@ impl CryptoUnit {
         key_type: CK_KEY_TYPE,
         template: &Attributes,
     ) -> Result<KeyBlob> {
+        mechanism.without_parameter()?;
         let origin = Origin::Generated(mechanism.kind);
         let mut draft = Draft::new(template, Some(CKO_DOMAIN_PARAMETERS), Some(key_type), origin)?;
         asymmetric::generate_parameters(key_type, &mut draft.clear)?;
@@ -260,15 +264,13 @@ impl CryptoUnit {
     }
 }
 
-/// As many of the first bytes as the key in the making has.
+/// As many of the first bytes as the key in the making has; `code` if there are fewer.
 fn leading<'a>(draft: &Draft, bytes: &'a [u8], code: CK_RV) -> Result<&'a [u8]> {
     let key_type = key_type(draft);
     let wanted = draft.clear.ulong(CKA_VALUE_LEN).or_else(|| secret_key::only_len(key_type));
     let len = wanted.unwrap_or(bytes.len() as u64);
-    let value = bytes.get(..len as usize);
-    let value = value.ok_or_else(|| Error::new(code, "the key has more bytes than there are"))?;
-    secret_key::check_len(key_type, len).map_err(|error| Error::new(code, error.message))?;
-    Ok(value)
+    secret_key::check_len(key_type, len)?;
+    bytes.get(..len as usize).ok_or_else(|| Error::new(code, "the key has more bytes than there are"))
 }
 
 fn key_type(draft: &Draft) -> CK_KEY_TYPE {

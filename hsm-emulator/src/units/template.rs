@@ -55,7 +55,7 @@ enum Fallback {
 enum Given {
     /// By any template.
     Always,
-    /// Only when the value of the key itself is given: `C_CreateObject`.
+    /// Only when the value itself is given: `C_CreateObject`.
     Created,
     /// Only when the key is made by the token.
     Made,
@@ -117,7 +117,8 @@ const STORAGE: &[Row] = &[
 const DATA: &[Row] = &[
     row(CKA_APPLICATION, K::Bytes, F::Empty, G::Always, C::Always),
     row(CKA_OBJECT_ID, K::Bytes, F::Empty, G::Always, C::Always),
-    Row { default: F::Empty, given: G::Always, change: C::Always, ..sealed(CKA_VALUE) },
+    // HKDF makes the value itself.
+    Row { default: F::Empty, change: C::Always, ..sealed(CKA_VALUE) },
 ];
 
 const CERTIFICATE: &[Row] = &[

@@ -42,7 +42,7 @@ impl<'a> Caller<'a> {
                 Parameter::Oaep { digest, mgf, label }
             }
             Ok(Shape::RsaAes) => self.rsa_aes(self.structure(bytes)?)?,
-            Ok(Shape::Pss(_)) => pss(self.structure(bytes)?),
+            Ok(Shape::Pss) => pss(self.structure(bytes)?),
             Ok(Shape::Ecdh1) => self.ecdh1(self.structure(bytes)?)?,
             Ok(Shape::Eddsa) => self.eddsa(self.structure(bytes)?)?,
             Ok(Shape::Ccm) => self.ccm(self.structure(bytes)?)?,

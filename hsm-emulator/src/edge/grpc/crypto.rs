@@ -10,6 +10,7 @@ use prost::Message;
 use tokio::sync::Semaphore;
 use tonic::{Code, Request, Response, Status};
 use tonic_types::pb;
+use zeroize::Zeroizing;
 
 use super::grep11::{MAX_ATTRIBUTES, attributes, blob, bytes, error, key, key_message, mechanism};
 use crate::services::region::Region;
@@ -51,9 +52,10 @@ impl Call for wire::GenerateRandomRequest {
         if !(1..=MAX_RANDOM_BYTES).contains(&self.len) {
             return Err(Error::new(CKR_ARGUMENTS_BAD, "1 to 1,000,000 random bytes may be asked for"));
         }
-        let mut rnd = vec![0; self.len as usize];
+        // It may become a key.
+        let mut rnd = Zeroizing::new(vec![0; self.len as usize]);
         random::fill(&mut rnd)?;
-        Ok(wire::GenerateRandomResponse { rnd: rnd.into() })
+        Ok(wire::GenerateRandomResponse { rnd: Bytes::from_owner(rnd) })
     }
 }
 

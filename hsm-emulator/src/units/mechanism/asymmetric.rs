@@ -4,8 +4,8 @@ use cryptoki_sys::*;
 use openssl::pkey::{Id, PKey, PKeyRef, Private, Public};
 
 use super::{
-    Mechanism, dh, digest, dsa, ec, edwards, incomplete, inconsistent, octet_string, openssl_error,
-    post_quantum, raw_curve, rsa,
+    Mechanism, Parameter, dh, digest, dsa, ec, edwards, incomplete, inconsistent, octet_string,
+    openssl_error, post_quantum, raw_curve, rsa,
 };
 use crate::units::error::vendor::CKM_IBM_ED25519_SHA512;
 use crate::units::{Attributes, Error, Result};
@@ -191,7 +191,10 @@ pub fn check_parameter(mechanism: &Mechanism, key: &Attributes) -> Result<()> {
     match mechanism.kind {
         CKM_EDDSA | CKM_IBM_ED25519_SHA512 => edwards::check_parameter(&mechanism.parameter, key),
         CKM_ML_DSA | CKM_SLH_DSA => post_quantum::check_parameter(&mechanism.parameter),
-        _ => Ok(()),
+        kind => match mechanism.parameter {
+            Parameter::Pss { digest, .. } => rsa::check_pss_digest(kind, digest),
+            _ => Ok(()),
+        },
     }
 }
 
@@ -204,10 +207,10 @@ pub(in crate::units) fn sign(
 ) -> Result<Vec<u8>> {
     match (key_type, mechanism.kind) {
         (CKK_RSA, CKM_RSA_PKCS | CKM_RSA_X_509 | CKM_RSA_PKCS_PSS) => rsa::sign(mechanism, key, data),
-        (CKK_EC, CKM_ECDSA) => ec::sign(key, data),
+        (CKK_EC, CKM_ECDSA) => mechanism.without_parameter().and_then(|()| ec::sign(key, data)),
         (CKK_EC_EDWARDS, CKM_EDDSA) => edwards::sign(key, data),
         (CKK_EC_EDWARDS, CKM_IBM_ED25519_SHA512) if key.id() == Id::ED25519 => edwards::sign(key, data),
-        (CKK_DSA, CKM_DSA) => dsa::sign(key, data),
+        (CKK_DSA, CKM_DSA) => mechanism.without_parameter().and_then(|()| dsa::sign(key, data)),
         (CKK_ML_DSA, CKM_ML_DSA) | (CKK_SLH_DSA, CKM_SLH_DSA) => post_quantum::sign(mechanism, key, data),
         _ => Err(inconsistent()),
     }
@@ -228,12 +231,12 @@ pub fn verify(
         (CKK_RSA, CKM_RSA_PKCS | CKM_RSA_X_509 | CKM_RSA_PKCS_PSS) => {
             rsa::verify(mechanism, key, data, signature)
         }
-        (CKK_EC, CKM_ECDSA) => ec::verify(key, data, signature),
+        (CKK_EC, CKM_ECDSA) => mechanism.without_parameter().and_then(|()| ec::verify(key, data, signature)),
         (CKK_EC_EDWARDS, CKM_EDDSA) => edwards::verify(key, data, signature),
         (CKK_EC_EDWARDS, CKM_IBM_ED25519_SHA512) if key.id() == Id::ED25519 => {
             edwards::verify(key, data, signature)
         }
-        (CKK_DSA, CKM_DSA) => dsa::verify(key, data, signature),
+        (CKK_DSA, CKM_DSA) => mechanism.without_parameter().and_then(|()| dsa::verify(key, data, signature)),
         (CKK_ML_DSA, CKM_ML_DSA) | (CKK_SLH_DSA, CKM_SLH_DSA) => {
             post_quantum::verify(mechanism, key, data, signature)
         }

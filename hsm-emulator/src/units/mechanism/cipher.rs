@@ -50,7 +50,7 @@ impl<'a> Job<'a> {
         match key_type {
             CKK_AES => aes::job(mechanism, key, data_len),
             CKK_DES2 | CKK_DES3 => des::job(mechanism, key),
-            CKK_AES_XTS => aes_xts::job(mechanism, key),
+            CKK_AES_XTS => aes_xts::job(mechanism, key, data_len),
             CKK_CHACHA20 => chacha20::job(mechanism, key),
             _ => Err(inconsistent()),
         }
@@ -134,7 +134,10 @@ pub(in crate::units) fn decrypt(
     if ciphertext.len() > MAX_BYTES {
         return Err(Error::new(CKR_ENCRYPTED_DATA_LEN_RANGE, "one call takes 1 GiB at most"));
     }
-    let job = Job::of(mechanism, key_type, key, ciphertext.len())?;
+    let job = Job::of(mechanism, key_type, key, ciphertext.len()).map_err(|error| match error.code {
+        CKR_DATA_LEN_RANGE => Error::new(CKR_ENCRYPTED_DATA_LEN_RANGE, error.message),
+        _ => error,
+    })?;
     let Some(body_len) = ciphertext.len().checked_sub(job.tag_bytes) else {
         return Err(Error::new(CKR_ENCRYPTED_DATA_LEN_RANGE, "the ciphertext is shorter than its tag"));
     };

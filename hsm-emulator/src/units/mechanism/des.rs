@@ -9,12 +9,13 @@ use super::{Mechanism, Parameter};
 use crate::units::{Error, Result};
 
 pub(super) fn job<'a>(mechanism: &'a Mechanism, key: &'a [u8]) -> Result<Job<'a>> {
-    let key = std::mem::take(&mut *three_keys(key)?);
+    // Only where a job takes the key over, which wipes it.
+    let key = || Ok(std::mem::take(&mut *three_keys(key)?));
     match (mechanism.kind, &mechanism.parameter) {
-        (CKM_DES3_ECB, Parameter::None) => Ok(Job::blocks(Cipher::des_ede3_ecb(), key, None)),
+        (CKM_DES3_ECB, Parameter::None) => Ok(Job::blocks(Cipher::des_ede3_ecb(), key()?, None)),
         (CKM_DES3_CBC | CKM_DES3_CBC_PAD, Parameter::Bytes(iv)) if iv.len() == BLOCK_BYTES => {
             let padded = mechanism.kind == CKM_DES3_CBC_PAD;
-            let mut job = Job::blocks(Cipher::des_ede3_cbc(), key, Some(iv));
+            let mut job = Job::blocks(Cipher::des_ede3_cbc(), key()?, Some(iv));
             job.padded = padded;
             Ok(job)
         }

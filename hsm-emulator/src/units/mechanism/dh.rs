@@ -7,7 +7,7 @@ use openssl::dh::Dh;
 use openssl::pkey::{PKey, PKeyRef, Params, Private, Public};
 use zeroize::Zeroizing;
 
-use super::finite_field::{check_element, check_exponent, number, prime, prime_bits};
+use super::finite_field::{check_element, check_exponent, exponent, number, prime, prime_bits};
 use super::{Mechanism, Parameter, openssl_error};
 use crate::units::{Attributes, Error, Result};
 
@@ -37,9 +37,10 @@ pub(super) fn public_key(attributes: &Attributes) -> Result<PKey<Public>> {
 
 pub(super) fn private_key(clear: &Attributes, secret: &Attributes) -> Result<PKey<Private>> {
     let parameters = parameters(clear)?;
-    let value = number(secret, CKA_VALUE, "CKA_VALUE")?;
+    let value = exponent(secret)?;
     check_exponent(&value, parameters.prime_p())?;
-    PKey::from_dh(parameters.set_private_key(value).map_err(openssl_error)?).map_err(openssl_error)
+    PKey::from_dh(parameters.set_private_key(value.into_key()?).map_err(openssl_error)?)
+        .map_err(openssl_error)
 }
 
 /// A key pair of the public template's parameters; its exponent has `CKA_VALUE_BITS` if the private template says so.

@@ -6,7 +6,7 @@ use openssl::dsa::{Dsa, DsaSig};
 use openssl::pkey::{HasParams, PKey, PKeyRef, Params, Private, Public};
 use openssl::pkey_ctx::PkeyCtx;
 
-use super::finite_field::{check_element, check_exponent, number, padded, prime, prime_bits};
+use super::finite_field::{check_element, check_exponent, exponent, number, padded, prime, prime_bits};
 use super::openssl_error;
 use crate::units::{Attributes, Error, Result};
 
@@ -16,16 +16,16 @@ pub(super) fn generate_parameters(attributes: &mut Attributes) -> Result<()> {
     if bits % 1024 != 0 {
         return Err(Error::new(CKR_KEY_SIZE_RANGE, "the prime of DSA has 1024, 2048 or 3072 bits"));
     }
-    let parameters = Dsa::generate_params(bits).map_err(openssl_error)?;
-    let subprime_bits = parameters.q().num_bits() as u64;
+    let subprime_bits = if bits == 1024 { 160 } else { 256 };
     if attributes.ulong(CKA_SUBPRIME_BITS).is_some_and(|wanted| wanted != subprime_bits) {
         return Err(Error::new(
             CKR_KEY_SIZE_RANGE,
             "the subprime has 160 bits beside 1024 of the prime, else 256",
         ));
     }
+    let parameters = Dsa::generate_params(bits).map_err(openssl_error)?;
     describe_parameters(&parameters, attributes);
-    attributes.set_ulong(CKA_SUBPRIME_BITS, subprime_bits);
+    attributes.set_ulong(CKA_SUBPRIME_BITS, parameters.q().num_bits() as u64);
     Ok(())
 }
 
@@ -52,14 +52,13 @@ pub(super) fn public_key(attributes: &Attributes) -> Result<PKey<Public>> {
 
 pub(super) fn private_key(clear: &Attributes, secret: &Attributes) -> Result<PKey<Private>> {
     let parameters = parameters(clear)?;
-    let mut exponent = number(secret, CKA_VALUE, "CKA_VALUE")?;
+    let exponent = exponent(secret)?;
     check_exponent(&exponent, parameters.q())?;
-    exponent.set_const_time();
     let mut value = BigNum::new().map_err(openssl_error)?;
     let mut context = BigNumContext::new_secure().map_err(openssl_error)?;
     value.mod_exp(parameters.g(), &exponent, parameters.p(), &mut context).map_err(openssl_error)?;
     let (p, q, g) = owned(&parameters)?;
-    let key = Dsa::from_private_components(p, q, g, exponent, value).map_err(openssl_error)?;
+    let key = Dsa::from_private_components(p, q, g, exponent.into_key()?, value).map_err(openssl_error)?;
     PKey::from_dsa(key).map_err(openssl_error)
 }
 

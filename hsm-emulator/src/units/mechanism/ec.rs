@@ -12,6 +12,7 @@ use openssl::nid::Nid;
 use openssl::pkey::{PKey, PKeyRef, Private, Public};
 use zeroize::Zeroizing;
 
+use super::secret_number::SecretNumber;
 use super::{octet_string, openssl_error};
 use crate::units::{Attributes, Error, Result};
 
@@ -75,7 +76,7 @@ pub(in crate::units) fn private_key(clear: &Attributes, secret: &Attributes) -> 
     let value = secret
         .get(CKA_VALUE)
         .ok_or_else(|| Error::new(CKR_TEMPLATE_INCOMPLETE, "CKA_VALUE of the EC private key is missing"))?;
-    let mut scalar = BigNum::from_slice(value).map_err(openssl_error)?;
+    let scalar = SecretNumber::from_slice(value)?;
     let mut point = EcPoint::new(&group).map_err(openssl_error)?;
     let mut context = BigNumContext::new().map_err(openssl_error)?;
     point.mul_generator2(&group, &scalar, &mut context).map_err(openssl_error)?;
@@ -83,7 +84,6 @@ pub(in crate::units) fn private_key(clear: &Attributes, secret: &Attributes) -> 
         key.check_key()?;
         Ok(key)
     });
-    scalar.clear();
     let no_key = |_| Error::new(CKR_ATTRIBUTE_VALUE_INVALID, "CKA_VALUE is no private key of the curve");
     PKey::from_ec_key(key.map_err(no_key)?).map_err(openssl_error)
 }

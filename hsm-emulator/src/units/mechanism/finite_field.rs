@@ -1,10 +1,11 @@
 //! Numbers of Diffie-Hellman and DSA keys: attributes as big integers, and their bounds.
 
 use cryptoki_sys::{
-    CK_ATTRIBUTE_TYPE, CKA_PRIME, CKA_PRIME_BITS, CKR_ATTRIBUTE_VALUE_INVALID, CKR_KEY_SIZE_RANGE,
+    CK_ATTRIBUTE_TYPE, CKA_PRIME, CKA_PRIME_BITS, CKA_VALUE, CKR_ATTRIBUTE_VALUE_INVALID, CKR_KEY_SIZE_RANGE,
 };
 use openssl::bn::{BigNum, BigNumRef};
 
+use super::secret_number::SecretNumber;
 use super::{incomplete, openssl_error};
 use crate::units::{Attributes, Error, Result};
 
@@ -14,6 +15,14 @@ use crate::units::{Attributes, Error, Result};
 /// `CKR_TEMPLATE_INCOMPLETE`.
 pub(super) fn number(attributes: &Attributes, kind: CK_ATTRIBUTE_TYPE, name: &str) -> Result<BigNum> {
     BigNum::from_slice(attributes.get(kind).ok_or_else(|| incomplete(name))?).map_err(openssl_error)
+}
+
+/// The private exponent: the value of a private key.
+///
+/// # Errors
+/// `CKR_TEMPLATE_INCOMPLETE`.
+pub(super) fn exponent(secret: &Attributes) -> Result<SecretNumber> {
+    SecretNumber::from_slice(secret.get(CKA_VALUE).ok_or_else(|| incomplete("CKA_VALUE"))?)
 }
 
 /// The prime, of `sizes` bits: what is computed costs the more the longer it is.

@@ -135,6 +135,10 @@ impl Number {
     /// A length.
     pub const MAX_LENGTH_BITS: u64 = 64;
 
+    fn bytes(self) -> usize {
+        self.bits.min(Self::MAX_LENGTH_BITS) as usize / 8
+    }
+
     fn write(self, value: u64, most_bits: u64, out: &mut Vec<u8>) -> Result<()> {
         if self.bits == 0 || self.bits > most_bits || !self.bits.is_multiple_of(8) {
             return Err(bad("a number of SP 800-108 has a width that is not offered"));
@@ -142,7 +146,7 @@ impl Number {
         if self.bits < 64 && value >> self.bits != 0 {
             return Err(Error::new(CKR_KEY_SIZE_RANGE, "the number's width does not suffice for the key"));
         }
-        let bytes = self.bits as usize / 8;
+        let bytes = self.bytes();
         if self.little_endian {
             out.extend_from_slice(&value.to_le_bytes()[..bytes]);
         } else {
@@ -173,6 +177,9 @@ impl Sp800108 {
             CKM_SP800_108_COUNTER_KDF => iterations == 0 && counters == 1,
             _ => iterations == 1 && counters <= 1,
         };
+        if mode != CKM_SP800_108_FEEDBACK_KDF && !self.iv.is_empty() {
+            return Err(bad("only the feedback mode of SP 800-108 begins with an IV"));
+        }
         if !fits || lengths > 1 {
             return Err(bad("the data of SP 800-108 have not what the mode wants, or have it twice"));
         }
@@ -220,12 +227,14 @@ impl Sp800108 {
         if self.segments.len() > MAX_SEGMENTS {
             return Err(bad("the data of SP 800-108 have at most 64 parts"));
         }
-        let mut input = Zeroizing::new(Vec::new());
+        let input_bytes = self.input_bytes(iteration, keys);
+        if input_bytes > MAX_INPUT_BYTES {
+            return Err(bad("the data of SP 800-108 have at most 64 KiB"));
+        }
+        // With all the room it needs: a growing vector would leave copies of keys behind.
+        let mut input = Zeroizing::new(Vec::with_capacity(input_bytes));
         let mut keys = keys.iter();
         for segment in &self.segments {
-            if input.len() > MAX_INPUT_BYTES {
-                break;
-            }
             match segment {
                 Segment::Iteration => input.extend_from_slice(iteration.unwrap_or_default()),
                 Segment::Counter(number) => {
@@ -243,10 +252,19 @@ impl Sp800108 {
                 }
             }
         }
-        if input.len() > MAX_INPUT_BYTES {
-            return Err(bad("the data of SP 800-108 have at most 64 KiB"));
-        }
         Ok(input)
+    }
+
+    /// The length of an input, or a little more if there is no counter.
+    fn input_bytes(&self, iteration: Option<&[u8]>, keys: &[Zeroizing<Vec<u8>>]) -> usize {
+        let bytes = |segment: &Segment| match segment {
+            Segment::Iteration => iteration.map_or(0, <[u8]>::len),
+            Segment::Counter(number) | Segment::Length { number, .. } => number.bytes(),
+            Segment::Bytes(bytes) => bytes.len(),
+            Segment::Key(_) => 0,
+        };
+        let of_keys: usize = keys.iter().map(|key| key.len()).sum();
+        self.segments.iter().map(bytes).sum::<usize>() + of_keys
     }
 }
 

@@ -23,12 +23,13 @@ pub mod rsa;
 pub(in crate::units) mod rsa_aes_wrap;
 pub(in crate::units) mod secret_key;
 pub(in crate::units) mod secret_key_wrap;
+mod secret_number;
 
 use std::fmt;
 
 use cryptoki_sys::{
     CK_MECHANISM_TYPE, CK_RSA_PKCS_MGF_TYPE, CKR_FUNCTION_FAILED, CKR_KEY_TYPE_INCONSISTENT,
-    CKR_MECHANISM_INVALID, CKR_TEMPLATE_INCOMPLETE,
+    CKR_MECHANISM_INVALID, CKR_MECHANISM_PARAM_INVALID, CKR_TEMPLATE_INCOMPLETE,
 };
 
 use subtle::ConstantTimeEq;
@@ -153,6 +154,15 @@ impl Mechanism {
     /// A mechanism without parameter.
     pub fn plain(kind: CK_MECHANISM_TYPE) -> Self {
         Self { kind, parameter: Parameter::None }
+    }
+
+    /// # Errors
+    /// `CKR_MECHANISM_PARAM_INVALID` if there is a parameter.
+    pub(super) fn without_parameter(&self) -> Result<()> {
+        match self.parameter {
+            Parameter::None => Ok(()),
+            _ => Err(Error::new(CKR_MECHANISM_PARAM_INVALID, "the mechanism takes no parameter")),
+        }
     }
 }
 

