@@ -6,3 +6,4 @@ pub mod grep11;
 pub mod kms;
 pub mod tke;
 pub mod tokens;
+mod watched;

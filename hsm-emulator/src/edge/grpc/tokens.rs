@@ -17,6 +17,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::crypto::{Call as _, SlowCalls, is_slow_signature};
 use super::grep11::{attributes, blob, bytes, error, mechanism};
+use super::watched::Watched;
 use crate::services::region::Region;
 use crate::services::storage::is_of_unit;
 use crate::services::tokens::{Grant, ObjectId, Put, Token, Tokens, User};
@@ -49,6 +50,14 @@ impl TokensService {
         // Needs no unit: tokens that no master key opens any more must be found, to be deleted.
         if matches!(call, Call::ListTokens(_)) {
             return self.slow.run_in_turn(|| self.list()).await;
+        }
+        // A look into the file on this machine is not worth another thread.
+        if let Call::Changes(request) = &call
+            && !self.region.keystore().is_shared()
+            && self.tokens.is_unchanged(request.since)
+        {
+            let revision = request.since;
+            return Ok(Answer::Changes(proto::ChangesResponse { revision, ..Default::default() }));
         }
         if !is_slow(&call)
             && let Some(unit) = self.region.serving_unit()
@@ -191,7 +200,7 @@ impl proto::tokens_server::Tokens for TokensService {
         request: Request<Streaming<proto::Request>>,
     ) -> Result<Response<Self::OperateStream>, Status> {
         let service = Arc::new(self.clone());
-        let answers = request.into_inner().then(move |request| {
+        let answers = Watched::new(request.into_inner()).then(move |request| {
             let service = service.clone();
             async move { Ok(service.answer(request?).await) }
         });

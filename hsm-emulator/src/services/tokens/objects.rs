@@ -131,11 +131,7 @@ impl Tokens {
     /// # Errors
     /// `CKR_USER_NOT_LOGGED_IN` for a grant that is void, `CKR_DEVICE_ERROR` if the keystore cannot be read.
     pub fn changes(&self, serial: &str, grant: Option<&Grant>, since: u64) -> Result<Changes> {
-        // Nothing has changed, and so has no PIN: whoever was let see the rest sees no more by this.
-        if since > 0
-            && self.region.unit().is_ok()
-            && self.region.keystore().head().is_ok_and(|head| head == since)
-        {
+        if self.is_unchanged(since) {
             return Ok(Changes { revision: since, ..Changes::default() });
         }
         // Left out while the master key is just changing, an object would never be asked for again.
@@ -145,6 +141,13 @@ impl Tokens {
             }
             outcome => outcome,
         }
+    }
+
+    /// Has nothing changed after a revision, for sure? Then neither has a PIN: whoever was let see the rest sees no more.
+    pub fn is_unchanged(&self, since: u64) -> bool {
+        since > 0
+            && self.region.serving_unit().is_some()
+            && self.region.keystore().head().is_ok_and(|head| head == since)
     }
 
     /// The changes; those that are under another master key than the unit's are left out or an error.

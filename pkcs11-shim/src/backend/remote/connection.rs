@@ -7,9 +7,12 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::error::Error as _;
-use std::future::Future;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, Weak};
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock, Mutex, Weak};
+use std::task::Poll;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use cryptoki_sys::{
@@ -23,6 +26,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::mpsc;
+use tokio_stream::Stream;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::Streaming;
 use tonic::metadata::{Ascii, MetadataValue};
@@ -66,6 +70,8 @@ struct Connection {
     process: u64,
     /// Its place in the order of preference.
     region: usize,
+    /// When the last answer came.
+    used: Instant,
     /// `None` only while being dropped.
     open: Option<Open>,
 }
@@ -108,8 +114,10 @@ impl Connections {
     /// As [`Connections::call`]. After `CKR_DEVICE_ERROR` it is not known whether the request was done.
     pub fn call_once(&self, request: request::Call) -> Result<response::Answer> {
         self.with_line(|line| {
-            let probe = request::Call::ListTokens(hsm_proto::tokens::ListTokensRequest {});
-            self.exchange(line, probe)?;
+            if !line.connection.as_mut().is_some_and(Connection::was_just_used) {
+                let probe = request::Call::ListTokens(hsm_proto::tokens::ListTokensRequest {});
+                self.exchange(line, probe)?;
+            }
             let connection = line.connection.as_mut().ok_or_else(|| unreachable_hsm("no connection"))?;
             let region = connection.region;
             let answer = self.ask(connection, Request { call: Some(request.clone()) });
@@ -282,7 +290,7 @@ impl Connections {
         // The thread is ending (an exit handler, perhaps), and what the runtime keeps for it is gone already:
         // another thread makes the call.
         let call = || use_line(&mut Line::default());
-        std::thread::scope(|scope| scope.spawn(call).join())
+        thread::scope(|scope| scope.spawn(call).join())
             .unwrap_or_else(|_| Err(unreachable_hsm("the process is ending")))
     }
 
@@ -346,7 +354,8 @@ impl Connection {
             .unwrap_or_else(|| Err(unreachable_hsm("connecting took too long")));
         match connected {
             Ok((requests, answers)) => {
-                Ok(Self { process: fork::adopt(), region, open: Some(Open { requests, answers, runtime }) })
+                let open = Some(Open { requests, answers, runtime });
+                Ok(Self { process: fork::adopt(), region, used: Instant::now(), open })
             }
             Err(error) => {
                 // A name that is being looked up in vain is not waited for.
@@ -354,6 +363,18 @@ impl Connection {
                 Err(error)
             }
         }
+    }
+
+    /// Has it given an answer a moment ago, and not ended since?
+    fn was_just_used(&mut self) -> bool {
+        let Some(Open { answers, runtime, .. }) = &mut self.open else { return false };
+        self.used.elapsed() < MOMENT
+            && runtime.block_on(async {
+                // Once to hear what has come, and once for the connection to take it in.
+                tokio::task::yield_now().await;
+                tokio::task::yield_now().await;
+                poll_fn(|context| Poll::Ready(Pin::new(&mut *answers).poll_next(context).is_pending())).await
+            })
     }
 
     /// Sends a request, if there is one, and waits for the next answer.
@@ -366,13 +387,14 @@ impl Connection {
             {
                 return Err(tonic::Status::unavailable("the stream is closed"));
             }
-            answers.message().await
+            watched(answers.message()).await
         };
         match runtime.block_on(timeout(limit, exchange)) {
             None => Err(Broken::TimedOut),
             Some(Err(status)) => Err(Broken::Lost(status.message().to_owned())),
             Some(Ok(None)) => Err(Broken::Lost("the HSM has ended the stream".to_owned())),
             Some(Ok(Some(response))) => {
+                self.used = Instant::now();
                 response.answer.ok_or_else(|| Broken::Lost("the HSM's answer is empty".to_owned()))
             }
         }
@@ -496,6 +518,25 @@ async fn timeout<F: Future>(limit: Duration, future: F) -> Option<F::Output> {
     tokio::time::timeout(limit, future).await.ok()
 }
 
+/// Most answers come sooner than a sleeping processor wakes up: this thread looks for it for a while before it sleeps. Any
+/// other thread comes first, and one processor stays free.
+async fn watched<F: Future>(answer: F) -> F::Output {
+    let mut answer = pin!(answer);
+    if WATCHING.fetch_add(1, Ordering::Relaxed) < *SPARE_PROCESSORS {
+        let end = Instant::now() + WATCH;
+        while Instant::now() < end {
+            if let Poll::Ready(answer) = poll_fn(|context| Poll::Ready(answer.as_mut().poll(context))).await {
+                WATCHING.fetch_sub(1, Ordering::Relaxed);
+                return answer;
+            }
+            thread::yield_now();
+            tokio::task::yield_now().await;
+        }
+    }
+    WATCHING.fetch_sub(1, Ordering::Relaxed);
+    answer.await
+}
+
 fn refusal(answer: response::Answer) -> Result<response::Answer> {
     match answer {
         response::Answer::Error(error) => Err(Error::new(error.code, error.detail)),
@@ -513,6 +554,13 @@ thread_local! {
 }
 
 static NEXT: AtomicU64 = AtomicU64::new(0);
+static SPARE_PROCESSORS: LazyLock<usize> =
+    LazyLock::new(|| thread::available_parallelism().map_or(0, |processors| processors.get() - 1));
+/// Threads that look for their answers.
+static WATCHING: AtomicUsize = AtomicUsize::new(0);
+const WATCH: Duration = Duration::from_micros(250);
+/// For which a stream that has worked is trusted to work.
+const MOMENT: Duration = Duration::from_millis(100);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// As [`PATIENCE`], for the several journeys that connecting by TLS takes.
 const TLS_PATIENCE: Duration = Duration::from_millis(1200);

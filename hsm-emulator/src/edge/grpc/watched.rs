@@ -1,0 +1,43 @@
+//! Requests that follow each other closely.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tokio_stream::Stream;
+
+/// A stream whose next message often comes sooner than a sleeping processor wakes up: the worker looks for it for a while
+/// before it sleeps. Any other thread comes first.
+pub struct Watched<S> {
+    messages: S,
+    /// How long to look, since the stream ran dry.
+    end: Option<Instant>,
+}
+
+impl<S> Watched<S> {
+    /// Of these messages.
+    pub fn new(messages: S) -> Self {
+        Self { messages, end: None }
+    }
+}
+
+impl<S: Stream + Unpin> Stream for Watched<S> {
+    type Item = S::Item;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<S::Item>> {
+        let message = Pin::new(&mut self.messages).poll_next(context);
+        if message.is_ready() {
+            self.end = None;
+            return message;
+        }
+        let now = Instant::now();
+        if now < *self.end.get_or_insert(now + WATCH) {
+            thread::yield_now();
+            context.waker().wake_by_ref();
+        }
+        Poll::Pending
+    }
+}
+
+const WATCH: Duration = Duration::from_micros(50);
