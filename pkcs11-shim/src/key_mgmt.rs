@@ -5,11 +5,12 @@ use std::sync::Arc;
 use cryptoki_sys::*;
 use hsm_emulator::units::mechanism::{Mechanism, OtherKey, asymmetric, post_quantum};
 use hsm_emulator::units::nested_template::{self, completed};
-use hsm_emulator::units::{Attributes, Error, Result};
+use hsm_emulator::units::{Attributes, Error, Result, vendor};
 
+use crate::catalogue;
 use crate::mechanisms::MechanismInfo;
 use crate::module::Module;
-use crate::object::{Destination, Object, key, place_pair, with_blob};
+use crate::object::{self, Destination, Object, key, place_pair, with_blob};
 use crate::operation::{Prepared, check_allowed};
 use crate::output::{Output, Room};
 use crate::session::Session;
@@ -122,10 +123,19 @@ pub fn derive_key(
     }
     let private_by_default = mechanism.kind != CKM_HKDF_DATA;
     let destination = Destination::check(session, &template, private_by_default)?;
-    let blob = with_blob(module, &key, |key| {
+    let derive = || {
         let mut mechanism = mechanism.clone();
         other_keys(module, session, &mut mechanism)?;
-        module.backend.derive_key(&mechanism, key, &destination.template)
+        let key = object::key(module, session, base)?;
+        module.backend.derive_key(&mechanism, &key.blob, &destination.template)
+    };
+    let blob = derive().or_else(|error| match error.code {
+        // The master key was rotated, and any of the keys may be on the token: look at them as they are now.
+        vendor::CKR_IBM_WKID_MISMATCH => {
+            catalogue::refresh(module, &session.slot)?;
+            derive()
+        }
+        _ => Err(error),
     })?;
     destination.place(module, session, blob)
 }

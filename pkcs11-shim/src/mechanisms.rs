@@ -131,6 +131,11 @@ impl MechanismInfo {
     }
 }
 
+/// Makes ready what a thread must not be making just when the process forks.
+pub fn warm_up() {
+    LazyLock::force(&BY_KIND);
+}
+
 /// To be found without a walk over all.
 static BY_KIND: LazyLock<Vec<&MechanismInfo>> = LazyLock::new(|| {
     let mut sorted: Vec<_> = MECHANISMS.iter().collect();

@@ -18,6 +18,7 @@ use crate::config::Settings;
 use crate::exports;
 use crate::fork;
 use crate::handles::HandleTable;
+use crate::mechanisms;
 use crate::object::Object;
 use crate::operation_state::SavedOperations;
 use crate::session::Session;
@@ -195,6 +196,7 @@ extern "C" fn before_fork() {
         // What another thread is just making at its first use would stay half made in the child. If it can't be made, the
         // child's calls say so.
         let _ = warm_up();
+        mechanisms::warm_up();
         let held = module.as_ref().map(|module| module.backend.before_fork());
         let _ = FORKING.try_with(|forking| *forking.borrow_mut() = held);
     });

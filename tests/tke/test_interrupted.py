@@ -5,10 +5,6 @@ from __future__ import annotations
 import os
 import random
 import time
-from collections.abc import Iterator
-from pathlib import Path
-
-import pytest
 
 from tke_desk import ALL_UNITS, EMPTY_PATTERN, SIGNERS, Desk, StoredKey
 

@@ -192,6 +192,7 @@ pub async fn serve(options: Options, stop: impl Future<Output = ()> + Send + 'st
         () = paired => Ok(()),
         () = shutdown => Ok(()),
     };
+    tokio::task::spawn_blocking(move || workers.stop(GRACE)).await?;
     fs::remove_file(endpoint).ok();
     fs::remove_file(options.state.join(tls::ENDPOINT)).ok();
     options.socket.map(fs::remove_file);

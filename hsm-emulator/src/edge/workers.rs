@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -75,10 +75,15 @@ impl Workers {
         }
         let accepting = async {
             loop {
-                let Ok(socket) = listener.accept().await else {
-                    // There are too many open files, perhaps, and soon fewer.
-                    tokio::time::sleep(AFTER_FAILURE).await;
-                    continue;
+                let socket = match listener.accept().await {
+                    Ok(socket) => socket,
+                    // Of one connection alone.
+                    Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
+                    Err(error) => {
+                        tracing::warn!(%error, "a connection could not be accepted");
+                        tokio::time::sleep(AFTER_FAILURE).await;
+                        continue;
+                    }
                 };
                 let least = senders.iter().min_by_key(|(_, load)| Arc::strong_count(load));
                 if let Some((sender, load)) = least {
@@ -97,6 +102,16 @@ impl Workers {
             ended??;
         }
         Ok(())
+    }
+}
+
+impl Workers {
+    /// Ends them, after what they are just doing, for which they have this long. Waits for it.
+    pub fn stop(self, patience: Duration) {
+        let end = Instant::now() + patience;
+        for runtime in self.0.into_iter().filter_map(|mut worker| worker.runtime.take()) {
+            runtime.shutdown_timeout(end.saturating_duration_since(Instant::now()));
+        }
     }
 }
 
@@ -218,4 +233,5 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Connection<T> {
     }
 }
 
-const AFTER_FAILURE: Duration = Duration::from_millis(10);
+/// There are too many open files, perhaps, and soon fewer.
+const AFTER_FAILURE: Duration = Duration::from_millis(100);

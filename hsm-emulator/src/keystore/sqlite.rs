@@ -260,9 +260,7 @@ impl Engine for Sqlite {
         let busy: bool =
             self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
         if busy {
-            return Err(Error::Database(
-                "deleted, but another process keeps the old log from being erased".into(),
-            ));
+            return Err(Error::Database("deleted, but a reader keeps the old log from being erased".into()));
         }
         Ok(())
     }
@@ -287,7 +285,7 @@ fn record(row: &Row<'_>) -> rusqlite::Result<Record> {
 }
 
 /// Thousands of objects are read in no order.
-const CACHE_KIB: i64 = 16 << 10;
+const CACHE_KIB: i64 = 8 << 10;
 /// How long the write-ahead log grows before it is moved into the database.
 pub const LOG_BYTES: u32 = 1 << 20;
 /// SQLite's default.

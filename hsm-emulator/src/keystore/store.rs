@@ -544,7 +544,6 @@ fn closed() -> Error {
     Error::Database("the connection is closed".into())
 }
 
-/// One transaction for the group, one savepoint for each commit, if there are several: a conflict undoes only its own.
 /// Does what must work on a full disk: if there is no room, it gets the spare one.
 fn with_room<T>(spare: Option<&Spare>, work: impl Fn() -> Result<T>) -> Result<T> {
     match work() {
@@ -553,6 +552,7 @@ fn with_room<T>(spare: Option<&Spare>, work: impl Fn() -> Result<T>) -> Result<T
     }
 }
 
+/// One transaction for the group, one savepoint for each commit, if there are several: a conflict undoes only its own.
 fn write_group(transaction: Result<Transaction<'_>>, group: &[Arc<Commit>], fence: i64) {
     let outcomes = transaction.and_then(|transaction| try_write_group(transaction.0, group, fence));
     for (i, commit) in group.iter().enumerate() {

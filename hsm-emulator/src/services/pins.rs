@@ -29,13 +29,13 @@ pub fn seal(unit: &CryptoUnit, owner: &[u8], pin: &[u8]) -> Result<KeyBlob> {
 ///
 /// # Errors
 /// As [`verify`].
-pub fn proof(unit: &CryptoUnit, owner: &[u8], record: &KeyBlob) -> Result<[u8; 32]> {
+pub fn proof(unit: &CryptoUnit, owner: &[u8], record: &KeyBlob) -> Result<Zeroizing<[u8; 32]>> {
     let secret = open(unit, owner, record)?;
     let (Some(salt), Some(hash)) = (secret.get(SALT), secret.get(HASH)) else { return Err(damaged()) };
     let mut context = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, hash));
     context.update(b"the PIN was right");
     context.update(salt);
-    let mut proof = [0; 32];
+    let mut proof = Zeroizing::new([0; 32]);
     proof.copy_from_slice(context.sign().as_ref());
     Ok(proof)
 }

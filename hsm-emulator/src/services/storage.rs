@@ -395,7 +395,7 @@ pub(super) fn write(identity: &Identity, storage: &Storage) -> Result<Write, Err
 }
 
 /// Is it that the unit has not the blob's master key?
-pub(super) fn is_about_master_key(error: &UnitError) -> bool {
+pub fn is_about_master_key(error: &UnitError) -> bool {
     matches!(error.code, vendor::CKR_IBM_WKID_MISMATCH | vendor::CKR_IBM_WK_NOT_INITIALIZED)
 }
 

@@ -157,7 +157,7 @@ impl Attributes {
 
     /// Bytes of the stored form.
     pub fn encoded_bytes(&self) -> usize {
-        self.iter().map(|(_, value)| 12 + value.len()).sum()
+        self.iter().map(|(_, value)| HEAD_BYTES + value.len()).sum()
     }
 
     /// Reads the stored form.
@@ -166,7 +166,8 @@ impl Attributes {
     /// `CKR_DEVICE_ERROR` if it is cut short, out of order, or has an attribute twice.
     pub fn decode(mut bytes: &[u8]) -> Result<Self> {
         let damaged = || Error::new(cryptoki_sys::CKR_DEVICE_ERROR, "stored attributes are damaged");
-        let mut entries: Vec<(CK_ATTRIBUTE_TYPE, Value)> = Vec::with_capacity(USUAL_ATTRIBUTES);
+        let mut entries: Vec<(CK_ATTRIBUTE_TYPE, Value)> =
+            Vec::with_capacity(USUAL_ATTRIBUTES.min(bytes.len() / HEAD_BYTES));
         while !bytes.is_empty() {
             let (kind, rest) = bytes.split_first_chunk::<8>().ok_or_else(damaged)?;
             let (len, rest) = rest.split_first_chunk::<4>().ok_or_else(damaged)?;
@@ -206,6 +207,8 @@ impl FromIterator<(CK_ATTRIBUTE_TYPE, Vec<u8>)> for Attributes {
     }
 }
 
+/// Type and length of an attribute in the stored form.
+const HEAD_BYTES: usize = 12;
 /// What a number takes.
 const SHORT_BYTES: usize = 8;
 /// A private key has a few more.

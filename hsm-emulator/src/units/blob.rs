@@ -70,7 +70,8 @@ impl KeyBlob {
     /// Seals under a master key.
     pub(super) fn seal(master_key: &MasterKey, clear: &Attributes, secret: &Attributes) -> Result<Self> {
         let (clear_len, secret_len) = (clear.encoded_bytes(), secret.encoded_bytes());
-        let mut bytes = Vec::with_capacity(HEADER_BYTES + clear_len + secret_len + TAG_BYTES);
+        let len = HEADER_BYTES + clear_len + secret_len + TAG_BYTES;
+        let mut bytes = Zeroizing::new(Vec::with_capacity(len));
         bytes.resize(WKID_OFFSET, 0);
         bytes.extend_from_slice(master_key.wrapping_key_id());
         bytes.resize(VERSION_OFFSET, 0);
@@ -89,7 +90,7 @@ impl KeyBlob {
             .seal_in_place_separate_tag(Nonce::assume_unique_for_key([0; 12]), Aad::from(&*aad), plaintext)
             .map_err(|_| Error::new(cryptoki_sys::CKR_DEVICE_ERROR, "sealing a key blob failed"))?;
         bytes.extend_from_slice(tag.as_ref());
-        Ok(Self(bytes.into()))
+        Ok(Self(bytes.as_slice().into()))
     }
 
     /// Opens under a master key: (clear, secret) attributes.

@@ -234,7 +234,7 @@ impl Backend for RemoteBackend {
         let request =
             proto::LoginRequest { serial: serial.to_owned(), user: user_number(user), pin: secret(pin) };
         let answer = expect!(self.connections.call_once(Call::Login(request)), Login);
-        Ok(Grant(answer.grant.as_ref().into()))
+        Ok(Grant::new(&answer.grant))
     }
 
     fn init_pin(&self, grant: &Grant, pin: &[u8]) -> Result<()> {

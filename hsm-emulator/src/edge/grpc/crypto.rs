@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 
 use super::grep11::{MAX_ATTRIBUTES, attributes, blob, bytes, error, key, key_message, mechanism};
 use crate::services::region::Region;
-use crate::services::storage::is_of_unit;
+use crate::services::storage::{is_about_master_key, is_of_unit};
 use crate::units::{CryptoUnit, Error, KeyBlob, Result, random};
 
 /// A call that is complete in itself.
@@ -246,27 +246,34 @@ impl CryptoService {
         Self { region, slow: Arc::default() }
     }
 
-    fn answer<C: Call>(&self, call: Request<C>) -> Result<Response<C::Answer>, Status> {
+    fn answer<C: Call + Message>(&self, call: Request<C>) -> Result<Response<C::Answer>, Status> {
         let call = call.into_inner();
         if C::KIND == Kind::Quick
-            && let Some(unit) = self.region.serving_unit()
+            && let Some(unit) = quick_unit(&self.region, &call)
         {
             match call.carry_out(&unit) {
-                Err(error) if is_of_unit(&error) => {}
+                Err(error) if is_of_unit(&error) || is_about_master_key(&error) => {}
                 outcome => return outcome.map(Response::new).map_err(|error| status(&error)),
             }
         }
+        let region = &self.region;
         let answer = self.slow.run(|| match C::KIND {
-            Kind::Sealing => self.region.seal_for_caller(|unit| call.carry_out(unit)),
+            Kind::Sealing => region.patiently(|| region.seal_for_caller(|unit| call.carry_out(unit))),
             Kind::Rewrapping => {
-                self.region.with_another_unit(is_of_unit, || call.carry_out(&*self.region.rewrapping_unit()?))
+                region.with_another_unit(is_of_unit, || call.carry_out(&*region.rewrapping_unit()?))
             }
             Kind::Quick | Kind::Slow => {
-                self.region.with_another_unit(is_of_unit, || call.carry_out(&*self.region.unit()?))
+                region.patiently(|| region.with_another_unit(is_of_unit, || call.carry_out(&*region.unit()?)))
             }
         });
         answer.map(Response::new).map_err(|error| status(&error))
     }
+}
+
+/// A unit for a call that is soon done: others of the same connection's worker wait for it.
+pub fn quick_unit(region: &Region, call: &impl Message) -> Option<Arc<CryptoUnit>> {
+    let is_small = call.encoded_len() <= QUICK_BYTES;
+    is_small.then(|| region.serving_unit()).flatten().filter(|unit| !unit.is_slow())
 }
 
 /// SLH-DSA signs for seconds, with some parameter sets.
@@ -350,4 +357,6 @@ calls! {
 }
 
 const MAX_RANDOM_BYTES: u64 = 1_000_000;
+/// Triple DES takes two milliseconds for so many.
+const QUICK_BYTES: usize = 64 << 10;
 const MAX_SLOW_CALLS: usize = 128;

@@ -294,7 +294,7 @@ fn status(error: Error) -> Status {
     Status::with_error_details(code, error.to_string(), details)
 }
 
-/// At the same time; of the 512 threads that the runtime has for what waits.
+/// At the same time; of the 512 threads that a worker has for what waits.
 const MAX_CHANGES: usize = 128;
 /// What a caller is told to wait before it tries to create a key again: 3,000 keys take about a second.
 const ROTATION_RETRY: Duration = Duration::from_secs(1);

@@ -14,12 +14,13 @@ use hsm_proto::tokens::request::Call;
 use hsm_proto::tokens::response::Answer;
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
+use zeroize::Zeroizing;
 
-use super::crypto::{Call as _, SlowCalls, is_slow_signature};
+use super::crypto::{Call as _, SlowCalls, is_slow_signature, quick_unit};
 use super::grep11::{attributes, blob, bytes, error, mechanism};
 use super::watched::Watched;
 use crate::services::region::Region;
-use crate::services::storage::is_of_unit;
+use crate::services::storage::{is_about_master_key, is_of_unit};
 use crate::services::tokens::{Grant, ObjectId, Put, Token, Tokens, User};
 use crate::units::{CryptoUnit, Error, Result};
 
@@ -38,15 +39,16 @@ impl TokensService {
     }
 
     async fn answer(&self, request: proto::Request) -> proto::Response {
+        let unit = quick_unit(&self.region, &request);
         let answer = match request.call {
-            Some(call) => self.carry_out(call).await,
+            Some(call) => self.carry_out(call, unit).await,
             None => Err(Error::new(CKR_ARGUMENTS_BAD, "the request is empty")),
         };
         proto::Response { answer: Some(answer.unwrap_or_else(|e| Answer::Error(error(&e)))) }
     }
 
-    /// One call of a stream. The next one of the same stream waits for its answer.
-    async fn carry_out(&self, call: Call) -> Result<Answer> {
+    /// One call of a stream, in this unit if it is a quick one. The next one of the same stream waits for its answer.
+    async fn carry_out(&self, call: Call, unit: Option<Arc<CryptoUnit>>) -> Result<Answer> {
         // Needs no unit: tokens that no master key opens any more must be found, to be deleted.
         if matches!(call, Call::ListTokens(_)) {
             return self.slow.run_in_turn(|| self.list()).await;
@@ -60,7 +62,7 @@ impl TokensService {
             return Ok(Answer::Changes(proto::ChangesResponse { revision, ..Default::default() }));
         }
         if !is_slow(&call)
-            && let Some(unit) = self.region.serving_unit()
+            && let Some(unit) = unit
         {
             let outcome = if seals(&call) {
                 self.region.seal_in(unit, |unit| self.call(unit, &call))
@@ -68,7 +70,7 @@ impl TokensService {
                 self.call(&unit, &call)
             };
             match outcome {
-                Err(error) if is_of_unit(&error) => {}
+                Err(error) if is_of_unit(&error) || is_about_master_key(&error) => {}
                 outcome => return outcome,
             }
         }
@@ -78,7 +80,7 @@ impl TokensService {
             }
             self.region.with_another_unit(is_of_unit, || self.call(&*self.region.unit()?, &call))
         };
-        self.slow.run_in_turn(call).await
+        self.slow.run_in_turn(|| self.region.patiently(call)).await
     }
 
     fn list(&self) -> Result<Answer> {
@@ -133,15 +135,15 @@ impl TokensService {
             }
             Call::Login(r) => {
                 let Grant(grant) = self.tokens.login(&r.serial, user(r.user()), &r.pin)?;
-                let grant = Bytes::copy_from_slice(&grant);
+                let grant = Bytes::from_owner(Zeroizing::new(grant.to_vec()));
                 Answer::Login(proto::LoginResponse { grant })
             }
             Call::InitPin(r) => {
-                self.tokens.init_pin(&Grant(r.grant.as_ref().into()), &r.pin)?;
+                self.tokens.init_pin(&Grant::new(&r.grant), &r.pin)?;
                 Answer::InitPin(proto::InitPinResponse {})
             }
             Call::TrustObject(r) => {
-                let trusted = self.tokens.trust_object(&Grant(r.grant.as_ref().into()), &blob(&r.object)?)?;
+                let trusted = self.tokens.trust_object(&Grant::new(&r.grant), &blob(&r.object)?)?;
                 Answer::TrustObject(proto::TrustObjectResponse { object: bytes(&trusted) })
             }
             Call::SetPin(r) => {
@@ -259,7 +261,7 @@ fn user(user: proto::User) -> User {
 }
 
 fn grant(bytes: &Bytes) -> Option<Grant> {
-    (!bytes.is_empty()).then(|| Grant(bytes.as_ref().into()))
+    (!bytes.is_empty()).then(|| Grant::new(bytes))
 }
 
 fn object_id(bytes: &Bytes) -> Result<ObjectId> {

@@ -2,7 +2,6 @@
 
 use std::sync::LazyLock;
 
-use aws_lc_rs::cipher::{AES_128, AES_192, AES_256, EncryptingKey, UnboundCipherKey};
 use cryptoki_sys::*;
 use openssl::cipher::{Cipher, CipherRef};
 
@@ -37,22 +36,6 @@ fn check_counter(bits: u32, block: &[u8; BLOCK_BYTES], data_len: usize) -> Resul
         return Ok(());
     }
     Err(Error::new(CKR_DATA_LEN_RANGE, "the data is longer than the counter lasts"))
-}
-
-/// A block of zeros, encrypted: what a check value is made of.
-pub(super) fn zero_block(key: &[u8]) -> Result<Vec<u8>> {
-    let algorithm = match key.len() {
-        16 => &AES_128,
-        24 => &AES_192,
-        32 => &AES_256,
-        _ => return Err(bad_key()),
-    };
-    let mut block = vec![0; BLOCK_BYTES];
-    UnboundCipherKey::new(algorithm, key)
-        .and_then(EncryptingKey::ecb)
-        .and_then(|key| key.encrypt(&mut block))
-        .map_err(|_| Error::new(CKR_FUNCTION_FAILED, "the cryptographic library failed"))?;
-    Ok(block)
 }
 
 fn bad_key() -> Error {

@@ -200,4 +200,4 @@ pub(in crate::units) fn encrypt_data(
 const MAX_BLOCK_BYTES: usize = 16;
 
 /// The cryptographic library counts bytes in 31 bits.
-const MAX_BYTES: usize = 1 << 30;
+pub(super) const MAX_BYTES: usize = 1 << 30;

@@ -8,18 +8,19 @@ use aws_lc_rs::hmac;
 use cryptoki_sys::*;
 use zeroize::Zeroizing;
 
-use super::{Mechanism, Parameter, cipher, mac};
+use super::cipher::{self, MAX_BYTES};
+use super::{Mechanism, Parameter, mac};
 use crate::units::{Error, Result};
 
-/// The bytes of a secret key. What is made ready of them is wiped with them.
-pub(in crate::units) struct SecretKey {
+/// The bytes of a secret key, and what is made of them.
+pub(in crate::units) struct PreparedKey {
     value: Zeroizing<Vec<u8>>,
     gcm: OnceLock<Option<LessSafeKey>>,
     /// For the first digest that the key is used with: most keys know no other.
     hmac: OnceLock<hmac::Key>,
 }
 
-impl SecretKey {
+impl PreparedKey {
     pub fn new(value: &[u8]) -> Self {
         Self { value: Zeroizing::new(value.to_vec()), gcm: OnceLock::new(), hmac: OnceLock::new() }
     }
@@ -31,13 +32,13 @@ impl SecretKey {
         else {
             return cipher::encrypt(mechanism, key_type, self, plaintext);
         };
-        let mut out = Vec::with_capacity(plaintext.len() + TAG_BYTES);
+        let mut out = Zeroizing::new(Vec::with_capacity(plaintext.len() + TAG_BYTES));
         out.extend_from_slice(plaintext);
         let tag = key
             .seal_in_place_separate_tag(nonce, aad, &mut out)
             .map_err(|_| Error::new(CKR_FUNCTION_FAILED, "the cryptographic library failed"))?;
         out.extend_from_slice(tag.as_ref());
-        Ok(out)
+        Ok(std::mem::take(&mut *out))
     }
 
     /// As [`cipher::decrypt`].
@@ -86,7 +87,7 @@ impl SecretKey {
     }
 }
 
-impl Deref for SecretKey {
+impl Deref for PreparedKey {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
@@ -101,5 +102,57 @@ struct Gcm<'a> {
 }
 
 const TAG_BYTES: usize = 16;
-/// As everywhere: one call takes 1 GiB at most.
-const MAX_BYTES: usize = 1 << 30;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gcm(iv_bytes: usize, aad: &[u8], tag_bits: u32) -> Mechanism {
+        let parameter = Parameter::Gcm { iv: vec![3; iv_bytes], aad: aad.to_vec(), tag_bits };
+        Mechanism { kind: CKM_AES_GCM, parameter }
+    }
+
+    /// One key goes by the quick way and by the other, in any order.
+    #[test]
+    fn a_prepared_key_does_as_one_that_is_not() {
+        for key_bytes in [16, 24, 32] {
+            let value = vec![7; key_bytes];
+            let key = PreparedKey::new(&value);
+            for (iv_bytes, tag_bits) in [(12, 128), (12, 96), (16, 128), (1, 128), (12, 128)] {
+                for (aad, plaintext) in [(&b""[..], &b""[..]), (b"aad", b"plaintext"), (b"", &[9; 100])] {
+                    let mechanism = gcm(iv_bytes, aad, tag_bits);
+                    let sealed = key.encrypt(&mechanism, CKK_AES, plaintext).expect("encrypt");
+                    assert_eq!(
+                        sealed,
+                        cipher::encrypt(&mechanism, CKK_AES, &value, plaintext).expect("encrypt")
+                    );
+                    let opened = key.decrypt(&mechanism, CKK_AES, &sealed).expect("decrypt");
+                    assert_eq!(opened.as_slice(), plaintext);
+                    let mut altered = sealed.clone();
+                    altered[sealed.len() - 1] ^= 1;
+                    let error = key.decrypt(&mechanism, CKK_AES, &altered).expect_err("altered");
+                    assert_eq!(error.code, CKR_ENCRYPTED_DATA_INVALID);
+                    let short = &sealed[..tag_bits as usize / 8 - 1];
+                    let error = key.decrypt(&mechanism, CKK_AES, short).expect_err("short");
+                    assert_eq!(error.code, CKR_ENCRYPTED_DATA_LEN_RANGE);
+                }
+            }
+            assert_eq!(
+                key.encrypt(&gcm(12, b"", 128), CKK_DES3, b"").expect_err("no AES key").code,
+                cipher::encrypt(&gcm(12, b"", 128), CKK_DES3, &value, b"").expect_err("no AES key").code
+            );
+        }
+    }
+
+    #[test]
+    fn a_key_for_one_digest_works_with_another_one() {
+        let key = PreparedKey::new(&[7; 32]);
+        let mut macs = Vec::new();
+        for kind in [CKM_SHA256_HMAC, CKM_SHA512_HMAC, CKM_SHA256_HMAC, CKM_SHA512_HMAC] {
+            macs.push(key.sign(&Mechanism::plain(kind), CKK_GENERIC_SECRET, b"data").expect("sign"));
+        }
+        assert_eq!(macs[0], mac::hmac(CKM_SHA256, &[7; 32], b"data").expect("HMAC"));
+        assert_eq!(macs[1], mac::hmac(CKM_SHA512, &[7; 32], b"data").expect("HMAC"));
+        assert_eq!(macs[..2], macs[2..]);
+    }
+}

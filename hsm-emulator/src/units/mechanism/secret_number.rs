@@ -12,7 +12,7 @@ use crate::units::Result;
 pub(super) struct SecretNumber(BigNum);
 
 impl SecretNumber {
-    /// Reads a big-endian number. What is computed with it takes a time that does not depend on it.
+    /// Reads a big-endian number. The time that a modular exponentiation with it takes does not depend on it.
     pub fn from_slice(bytes: &[u8]) -> Result<Self> {
         let mut number = BigNum::from_slice(bytes).map_err(openssl_error)?;
         number.set_const_time();

@@ -10,7 +10,7 @@ use std::error::Error as _;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::task::Poll;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -80,6 +80,8 @@ struct Open {
     requests: mpsc::UnboundedSender<Request>,
     answers: Streaming<Response>,
     runtime: Runtime,
+    /// But this thread's.
+    spare_processors: usize,
 }
 
 impl Connections {
@@ -354,7 +356,8 @@ impl Connection {
             .unwrap_or_else(|| Err(unreachable_hsm("connecting took too long")));
         match connected {
             Ok((requests, answers)) => {
-                let open = Some(Open { requests, answers, runtime });
+                let spare_processors = thread::available_parallelism().map_or(0, |all| all.get() - 1);
+                let open = Some(Open { requests, answers, runtime, spare_processors });
                 Ok(Self { process: fork::adopt(), region, used: Instant::now(), open })
             }
             Err(error) => {
@@ -379,7 +382,10 @@ impl Connection {
 
     /// Sends a request, if there is one, and waits for the next answer.
     fn exchange(&mut self, request: Option<Request>, limit: Duration) -> Result<response::Answer, Broken> {
-        let Some(Open { requests, answers, runtime }) = &mut self.open else { return Err(Broken::TimedOut) };
+        let Some(Open { requests, answers, runtime, spare_processors }) = &mut self.open else {
+            return Err(Broken::TimedOut);
+        };
+        let spare_processors = *spare_processors;
         // Sent within the runtime, which would have to be woken otherwise.
         let exchange = async {
             if let Some(request) = request
@@ -387,7 +393,7 @@ impl Connection {
             {
                 return Err(tonic::Status::unavailable("the stream is closed"));
             }
-            watched(answers.message()).await
+            watched(answers.message(), spare_processors).await
         };
         match runtime.block_on(timeout(limit, exchange)) {
             None => Err(Broken::TimedOut),
@@ -412,7 +418,7 @@ impl Drop for Connection {
         let _quiet = NoBrokenPipe::new();
         // At the end of a thread, the runtime's own thread-local state may be gone already: never unwind.
         let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            if let Some(Open { requests, answers, runtime }) = open {
+            if let Some(Open { requests, answers, runtime, .. }) = open {
                 drop((requests, answers));
                 runtime.shutdown_background();
             }
@@ -520,9 +526,9 @@ async fn timeout<F: Future>(limit: Duration, future: F) -> Option<F::Output> {
 
 /// Most answers come sooner than a sleeping processor wakes up: this thread looks for it for a while before it sleeps. Any
 /// other thread comes first, and one processor stays free.
-async fn watched<F: Future>(answer: F) -> F::Output {
+async fn watched<F: Future>(answer: F, spare_processors: usize) -> F::Output {
     let mut answer = pin!(answer);
-    if WATCHING.fetch_add(1, Ordering::Relaxed) < *SPARE_PROCESSORS {
+    if WATCHING.fetch_add(1, Ordering::Relaxed) < spare_processors {
         let end = Instant::now() + WATCH;
         while Instant::now() < end {
             if let Poll::Ready(answer) = poll_fn(|context| Poll::Ready(answer.as_mut().poll(context))).await {
@@ -554,8 +560,6 @@ thread_local! {
 }
 
 static NEXT: AtomicU64 = AtomicU64::new(0);
-static SPARE_PROCESSORS: LazyLock<usize> =
-    LazyLock::new(|| thread::available_parallelism().map_or(0, |processors| processors.get() - 1));
 /// Threads that look for their answers.
 static WATCHING: AtomicUsize = AtomicUsize::new(0);
 const WATCH: Duration = Duration::from_micros(250);

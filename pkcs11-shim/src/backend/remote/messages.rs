@@ -191,7 +191,7 @@ pub fn user(user: User) -> i32 {
 
 /// A grant; empty before login.
 pub fn grant(grant: Option<&Grant>) -> Bytes {
-    grant.map_or_else(Bytes::new, |grant| Bytes::copy_from_slice(&grant.0))
+    grant.map_or_else(Bytes::new, |grant| super::secret(&grant.0))
 }
 
 /// `CKG_MGF1_*` has the same numbers on the wire.
