@@ -131,5 +131,5 @@ impl Score {
 
 /// For the hash, or for the curve.
 pub const NOT_OFFERED: &str = "of mechanisms that are not offered";
-/// As where the two numbers of a signature are negative, or not written as DER has it.
+/// As where a signature's numbers are negative or not in DER, or where a public key does not name its private key's curve.
 pub const NO_SUCH_ENCODING: &str = "in an encoding that PKCS #11 does not have";
