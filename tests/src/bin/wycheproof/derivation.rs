@@ -20,12 +20,10 @@ pub fn run(session: &Session, score: &mut Score) -> Result<(), Error> {
         score.begin(set);
         for group in TestSet::load(set)?.test_groups {
             for test in group.tests {
-                let derived = derive(session, digest, &test)?;
-                let answer = match derived {
+                let answer = match derive(session, digest, &test)? {
                     None if test.size > MAX_KEY_BYTES => Answer::Beyond,
-                    derived => {
-                        Answer::accepted_if(derived.is_some_and(|derived| derived[..] == test.okm[..]))
-                    }
+                    None => Answer::Refused,
+                    Some(derived) => Answer::made(derived[..] == test.okm[..]),
                 };
                 score.count(test.tc_id, &test.comment, test.result, answer);
             }

@@ -86,14 +86,14 @@ fn ml_kem(
             let shared = private.and_then(|private| {
                 session.decapsulate_key(&Mechanism::MlKem, private, &template, ciphertext)
             });
-            let same = match shared {
-                Err(_) => false,
-                Ok(shared) => matches!(
-                    &session.get_attributes(shared, &[AttributeType::Value])?[..],
-                    [Attribute::Value(value)] if value[..] == secret[..]
-                ),
+            let answer = match shared {
+                Err(_) => Answer::Refused,
+                Ok(shared) => {
+                    let value = session.get_attributes(shared, &[AttributeType::Value])?;
+                    Answer::made(value == [Attribute::Value(secret.to_vec())])
+                }
             };
-            score.count(test.tc_id, &test.comment, test.result, Answer::accepted_if(same));
+            score.count(test.tc_id, &test.comment, test.result, answer);
         }
     }
     Ok(())

