@@ -28,7 +28,7 @@ pub(super) struct OpenObject {
 /// A parsed key. OpenSSL wipes its own on free.
 pub(super) enum Key {
     /// Bytes.
-    Secret(PreparedKey),
+    Secret(Box<PreparedKey>),
     /// Of any type of key pair.
     Private(PKey<Private>),
     /// The other half.
@@ -40,7 +40,9 @@ pub(super) enum Key {
 impl OpenObject {
     pub fn new(blob: &KeyBlob, attributes: Attributes, secrets: &Attributes) -> Result<Self> {
         let key = match attributes.ulong(CKA_CLASS) {
-            Some(CKO_SECRET_KEY) => Key::Secret(PreparedKey::new(secrets.get(CKA_VALUE).unwrap_or_default())),
+            Some(CKO_SECRET_KEY) => {
+                Key::Secret(Box::new(PreparedKey::new(secrets.get(CKA_VALUE).unwrap_or_default())))
+            }
             Some(CKO_PRIVATE_KEY) => Key::Private(asymmetric::private_key(&attributes, secrets)?),
             Some(CKO_PUBLIC_KEY) => Key::Public(asymmetric::public_key(&attributes)?),
             _ => Key::None,
