@@ -216,7 +216,7 @@ impl Catalogue {
                 continue;
             }
             // An object that can't be read is not shown; the others are.
-            let Ok(object) = Object::new(slot, Owner::Token(id), blob) else { continue };
+            let Ok(object) = Object::of_token(slot, id, blob) else { continue };
             let handle = known.unwrap_or_else(HandleTable::<Object>::reserve);
             self.insert(objects, handle, object);
         }

@@ -7,10 +7,9 @@ use hsm_emulator::units::mechanism::{Mechanism, OtherKey, asymmetric, post_quant
 use hsm_emulator::units::nested_template::{self, completed};
 use hsm_emulator::units::{Attributes, Error, Result, vendor};
 
-use crate::catalogue;
 use crate::mechanisms::MechanismInfo;
 use crate::module::Module;
-use crate::object::{self, Destination, Object, key, place_pair, with_blob};
+use crate::object::{self, Destination, Object, key, place_pair, renewed, with_blob};
 use crate::operation::{Prepared, check_allowed};
 use crate::output::{Output, Room};
 use crate::session::Session;
@@ -129,13 +128,12 @@ pub fn derive_key(
         let key = object::key(module, session, base)?;
         module.backend.derive_key(&mechanism, &key.blob, &destination.template)
     };
-    let blob = derive().or_else(|error| match error.code {
-        // The master key was rotated, and any of the keys may be on the token: look at them as they are now.
-        vendor::CKR_IBM_WKID_MISMATCH => {
-            catalogue::refresh(module, &session.slot)?;
-            derive()
-        }
-        _ => Err(error),
+    let blob = derive().or_else(|error| {
+        // As with one key.
+        let is_renewed = |key| renewed(module, key).is_some();
+        let is_stale = error.code == vendor::CKR_IBM_WKID_MISMATCH
+            && std::iter::once(&key).chain(&others).any(|key| is_renewed(key));
+        if is_stale { derive() } else { Err(error) }
     })?;
     destination.place(module, session, blob)
 }

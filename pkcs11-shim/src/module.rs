@@ -10,7 +10,7 @@ use std::time::Duration;
 use arc_swap::{ArcSwap, ArcSwapOption, Guard};
 use cryptoki_sys::*;
 use hsm_emulator::units::mechanism::warm_up;
-use hsm_emulator::units::{Error, Result};
+use hsm_emulator::units::{Error, Result, random};
 
 use crate::appearance::Appearance;
 use crate::backend::{self, Backend};
@@ -33,6 +33,8 @@ pub struct Module {
     pub(crate) slots: ArcSwap<Vec<Arc<Slot>>>,
     pub(crate) sessions: HandleTable<Session>,
     pub(crate) objects: HandleTable<Object>,
+    /// The unique ids of session objects are counted from here.
+    pub(crate) session_objects: u128,
     pub(crate) saved_operations: SavedOperations,
 }
 
@@ -50,6 +52,7 @@ impl Module {
             slots,
             sessions: HandleTable::new(),
             objects: HandleTable::new(),
+            session_objects: u128::from_be_bytes(random::array()?),
             saved_operations: SavedOperations::default(),
         })
     }

@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use cryptoki_sys::*;
-use hsm_emulator::units::{Attributes, Error, KeyBlob, Result, may_be_sealed, vendor};
+use hsm_emulator::units::{Attributes, Error, KeyBlob, Result, may_be_sealed, random, vendor};
 
 use crate::backend::{Grant, ObjectId, Put};
 use crate::catalogue;
@@ -40,30 +40,46 @@ pub enum Owner {
 }
 
 impl Object {
-    /// An object from its blob.
+    /// A token object from its blob.
     ///
     /// # Errors
     /// `CKR_DEVICE_ERROR` if the blob is damaged.
-    pub fn new(slot: CK_SLOT_ID, owner: Owner, blob: KeyBlob) -> Result<Self> {
-        let mut attributes = blob.attributes()?;
-        // It stays with a token object for ever, and with a session object while it lives (version 3.0 section 4.4.1).
-        let unique = match owner {
-            Owner::Token(id) => id,
-            Owner::Session(_) => new_id()?,
-        };
-        attributes.set(CKA_UNIQUE_ID, hex::encode(unique));
-        let private = attributes.bool(CKA_PRIVATE).unwrap_or(false);
-        Ok(Self { slot, owner, blob, attributes, private, public_key: OnceLock::new() })
+    pub fn of_token(slot: CK_SLOT_ID, id: ObjectId, blob: KeyBlob) -> Result<Self> {
+        Self::new(slot, Owner::Token(id), hex::encode(id), blob)
+    }
+
+    /// A session object from its blob.
+    ///
+    /// # Errors
+    /// As [`Object::of_token`].
+    pub fn of_session(
+        slot: CK_SLOT_ID,
+        session: CK_SESSION_HANDLE,
+        unique_id: u128,
+        blob: KeyBlob,
+    ) -> Result<Self> {
+        Self::new(slot, Owner::Session(session), format!("{unique_id:032x}"), blob)
     }
 
     /// The same object with another blob.
     ///
     /// # Errors
-    /// As [`Object::new`].
+    /// As [`Object::of_token`].
     pub fn changed(&self, blob: KeyBlob) -> Result<Self> {
-        let mut changed = Self::new(self.slot, self.owner, blob)?;
-        changed.attributes.set(CKA_UNIQUE_ID, self.unique_id());
-        Ok(changed)
+        Self::new(self.slot, self.owner, self.unique_id(), blob)
+    }
+
+    /// `unique_id` stays with a token object for ever, and with a session object while it lives (version 3.0 section 4.4.1).
+    fn new(
+        slot: CK_SLOT_ID,
+        owner: Owner,
+        unique_id: impl AsRef<[u8]> + Into<Vec<u8>>,
+        blob: KeyBlob,
+    ) -> Result<Self> {
+        let mut attributes = blob.attributes()?;
+        attributes.set(CKA_UNIQUE_ID, unique_id);
+        let private = attributes.bool(CKA_PRIVATE).unwrap_or(false);
+        Ok(Self { slot, owner, blob, attributes, private, public_key: OnceLock::new() })
     }
 
     /// Its `CKA_UNIQUE_ID`.
@@ -122,12 +138,6 @@ impl Object {
     }
 }
 
-fn new_id() -> Result<ObjectId> {
-    let mut id = ObjectId::default();
-    hsm_emulator::units::random::fill(&mut id)?;
-    Ok(id)
-}
-
 /// What a new object will be and where it will live, settled before the HSM works on it.
 pub struct Destination {
     /// For the HSM.
@@ -170,9 +180,9 @@ impl Destination {
         let slot = &session.slot;
         if !self.token {
             let handle = HandleTable::<Object>::reserve();
-            let owner = Owner::Session(session.handle);
-            let object =
-                Object::new(slot.id, owner, vouched(module, session, self.vouching.as_ref(), blob)?)?;
+            let blob = vouched(module, session, self.vouching.as_ref(), blob)?;
+            let unique_id = module.session_objects.wrapping_add(handle.into());
+            let object = Object::of_session(slot.id, session.handle, unique_id, blob)?;
             // With the catalogue held: a logout or the session's end comes before all of this, or after.
             let mut catalogue = write(&slot.catalogue);
             require_login_for(session, object.private)?;
@@ -229,12 +239,9 @@ fn store_new<const N: usize>(
     let slot = &session.slot;
     let mut new = Vec::with_capacity(N);
     for (destination, blob) in made {
-        let id = new_id()?;
-        let object = Object::new(
-            slot.id,
-            Owner::Token(id),
-            vouched(module, session, destination.vouching.as_ref(), blob)?,
-        )?;
+        let id = random::array()?;
+        let blob = vouched(module, session, destination.vouching.as_ref(), blob)?;
+        let object = Object::of_token(slot.id, id, blob)?;
         require_login_for(session, object.private)?;
         new.push((HandleTable::<Object>::reserve(), id, object));
     }
@@ -483,19 +490,19 @@ fn require_login_for(session: &Session, private: bool) -> Result<()> {
 /// # Errors
 /// Those of `call`.
 pub fn with_blob<T>(module: &Module, object: &Object, call: impl Fn(&KeyBlob) -> Result<T>) -> Result<T> {
-    let outcome = call(&object.blob);
-    match (&outcome, object.owner) {
-        (Err(error), Owner::Token(id)) if error.code == vendor::CKR_IBM_WKID_MISMATCH => {
-            let slot = slot_token::slot(module, object.slot)?;
-            catalogue::refresh(module, &slot)?;
-            let now = read(&slot.catalogue).token_object(&module.objects, id);
-            match now {
-                Some(now) if now.blob != object.blob => call(&now.blob),
-                _ => outcome,
-            }
-        }
-        _ => outcome,
-    }
+    call(&object.blob).or_else(|error| match error.code {
+        vendor::CKR_IBM_WKID_MISMATCH => call(&renewed(module, object).ok_or(error)?.blob),
+        _ => Err(error),
+    })
+}
+
+/// A token object as it is now, if it was sealed anew since.
+pub fn renewed(module: &Module, object: &Object) -> Option<Arc<Object>> {
+    let Owner::Token(id) = object.owner else { return None };
+    let slot = slot_token::slot(module, object.slot).ok()?;
+    catalogue::refresh(module, &slot).ok()?;
+    let now = read(&slot.catalogue).token_object(&module.objects, id);
+    now.filter(|now| now.blob != object.blob)
 }
 
 /// A key that an operation wants, as far as the session may see it.

@@ -192,10 +192,10 @@ pub async fn serve(options: Options, stop: impl Future<Output = ()> + Send + 'st
         () = paired => Ok(()),
         () = shutdown => Ok(()),
     };
-    tokio::task::spawn_blocking(move || workers.stop(GRACE)).await?;
     fs::remove_file(endpoint).ok();
     fs::remove_file(options.state.join(tls::ENDPOINT)).ok();
     options.socket.map(fs::remove_file);
+    tokio::task::spawn_blocking(move || workers.stop(LAST_CALLS)).await?;
     outcome
 }
 
@@ -268,3 +268,5 @@ const STREAM_WINDOW: u32 = 4 << 20;
 /// Between two looks at whether a unit serves.
 const HEALTH_INTERVAL: Duration = Duration::from_secs(1);
 const GRACE: Duration = Duration::from_secs(10);
+/// For what is written after that.
+const LAST_CALLS: Duration = Duration::from_secs(2);

@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::Router;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -24,7 +24,7 @@ use tonic::transport::server::Connected;
 pub struct Workers(Vec<Worker>);
 
 struct Worker {
-    /// `None` only while being dropped.
+    /// `None` only while it ends.
     runtime: Option<Runtime>,
     /// Held by each of its connections.
     load: Arc<()>,
@@ -103,15 +103,15 @@ impl Workers {
         }
         Ok(())
     }
-}
 
-impl Workers {
-    /// Ends them, after what they are just doing, for which they have this long. Waits for it.
+    /// Ends them. Calls that are under way are carried out, if they need no longer than this, but not answered any more.
+    /// Waits for it.
     pub fn stop(self, patience: Duration) {
-        let end = Instant::now() + patience;
-        for runtime in self.0.into_iter().filter_map(|mut worker| worker.runtime.take()) {
-            runtime.shutdown_timeout(end.saturating_duration_since(Instant::now()));
-        }
+        thread::scope(|scope| {
+            for runtime in self.0.into_iter().filter_map(|mut worker| worker.runtime.take()) {
+                scope.spawn(|| runtime.shutdown_timeout(patience));
+            }
+        });
     }
 }
 

@@ -199,7 +199,7 @@ impl Region {
     }
 
     /// Is everything staged, and an operational unit has the new master key already?
-    pub(super) fn settles(&self) -> bool {
+    pub fn settles(&self) -> bool {
         self.reencrypted.load(Ordering::Acquire)
             && self.storage().reencrypting_to.is_some_and(|to| self.is_held(&to))
     }

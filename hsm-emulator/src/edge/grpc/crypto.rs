@@ -249,10 +249,10 @@ impl CryptoService {
     fn answer<C: Call + Message>(&self, call: Request<C>) -> Result<Response<C::Answer>, Status> {
         let call = call.into_inner();
         if C::KIND == Kind::Quick
-            && let Some(unit) = quick_unit(&self.region, &call)
+            && let Some(unit) = quick_unit(&self.region, is_small(&call))
         {
             match call.carry_out(&unit) {
-                Err(error) if is_of_unit(&error) || is_about_master_key(&error) => {}
+                Err(error) if may_go_elsewhere(&self.region, &error) => {}
                 outcome => return outcome.map(Response::new).map_err(|error| status(&error)),
             }
         }
@@ -270,10 +270,19 @@ impl CryptoService {
     }
 }
 
-/// A unit for a call that is soon done: others of the same connection's worker wait for it.
-pub fn quick_unit(region: &Region, call: &impl Message) -> Option<Arc<CryptoUnit>> {
-    let is_small = call.encoded_len() <= QUICK_BYTES;
+/// Is it a call with so few data that it's soon done?
+pub fn is_small(call: &impl Message) -> bool {
+    call.encoded_len() <= QUICK_BYTES
+}
+
+/// A unit that soon carries a small call out: other connections of the same worker wait for it.
+pub fn quick_unit(region: &Region, is_small: bool) -> Option<Arc<CryptoUnit>> {
     is_small.then(|| region.serving_unit()).flatten().filter(|unit| !unit.is_slow())
+}
+
+/// Can another unit, or the same one in a moment, do what one has failed at?
+pub fn may_go_elsewhere(region: &Region, error: &Error) -> bool {
+    is_of_unit(error) || (is_about_master_key(error) && region.settles())
 }
 
 /// SLH-DSA signs for seconds, with some parameter sets.

@@ -16,11 +16,11 @@ use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 use zeroize::Zeroizing;
 
-use super::crypto::{Call as _, SlowCalls, is_slow_signature, quick_unit};
+use super::crypto::{Call as _, SlowCalls, is_slow_signature, is_small, may_go_elsewhere, quick_unit};
 use super::grep11::{attributes, blob, bytes, error, mechanism};
 use super::watched::Watched;
 use crate::services::region::Region;
-use crate::services::storage::{is_about_master_key, is_of_unit};
+use crate::services::storage::is_of_unit;
 use crate::services::tokens::{Grant, ObjectId, Put, Token, Tokens, User};
 use crate::units::{CryptoUnit, Error, Result};
 
@@ -39,16 +39,16 @@ impl TokensService {
     }
 
     async fn answer(&self, request: proto::Request) -> proto::Response {
-        let unit = quick_unit(&self.region, &request);
+        let is_small = is_small(&request);
         let answer = match request.call {
-            Some(call) => self.carry_out(call, unit).await,
+            Some(call) => self.carry_out(call, is_small).await,
             None => Err(Error::new(CKR_ARGUMENTS_BAD, "the request is empty")),
         };
         proto::Response { answer: Some(answer.unwrap_or_else(|e| Answer::Error(error(&e)))) }
     }
 
-    /// One call of a stream, in this unit if it is a quick one. The next one of the same stream waits for its answer.
-    async fn carry_out(&self, call: Call, unit: Option<Arc<CryptoUnit>>) -> Result<Answer> {
+    /// One call of a stream. The next one of the same stream waits for its answer.
+    async fn carry_out(&self, call: Call, is_small: bool) -> Result<Answer> {
         // Needs no unit: tokens that no master key opens any more must be found, to be deleted.
         if matches!(call, Call::ListTokens(_)) {
             return self.slow.run_in_turn(|| self.list()).await;
@@ -62,7 +62,7 @@ impl TokensService {
             return Ok(Answer::Changes(proto::ChangesResponse { revision, ..Default::default() }));
         }
         if !is_slow(&call)
-            && let Some(unit) = unit
+            && let Some(unit) = quick_unit(&self.region, is_small)
         {
             let outcome = if seals(&call) {
                 self.region.seal_in(unit, |unit| self.call(unit, &call))
@@ -70,7 +70,7 @@ impl TokensService {
                 self.call(&unit, &call)
             };
             match outcome {
-                Err(error) if is_of_unit(&error) || is_about_master_key(&error) => {}
+                Err(error) if may_go_elsewhere(&self.region, &error) => {}
                 outcome => return outcome,
             }
         }

@@ -146,7 +146,7 @@ impl Tokens {
     /// Has nothing changed after a revision, for sure? Then neither has a PIN: whoever was let see the rest sees no more.
     pub fn is_unchanged(&self, since: u64) -> bool {
         since > 0
-            && self.region.serving_unit().is_some()
+            && self.region.storage().pattern.is_some_and(|pattern| self.region.is_held(&pattern))
             && self.region.keystore().head().is_ok_and(|head| head == since)
     }
 

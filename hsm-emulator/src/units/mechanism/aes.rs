@@ -2,6 +2,9 @@
 
 use std::sync::LazyLock;
 
+use aes_kw::KeyInit;
+use aes_kw::aes::{Aes128, Aes192, Aes256};
+use aes_kw::cipher::{Block, BlockCipherEncrypt};
 use cryptoki_sys::*;
 use openssl::cipher::{Cipher, CipherRef};
 
@@ -36,6 +39,20 @@ fn check_counter(bits: u32, block: &[u8; BLOCK_BYTES], data_len: usize) -> Resul
         return Ok(());
     }
     Err(Error::new(CKR_DATA_LEN_RANGE, "the data is longer than the counter lasts"))
+}
+
+/// A block of zeros, encrypted: what a check value is made of.
+pub(super) fn zero_block(key: &[u8]) -> Result<Vec<u8>> {
+    fn encrypt<C: KeyInit + BlockCipherEncrypt>(key: &[u8]) -> Result<Vec<u8>> {
+        let mut block = Block::<C>::default();
+        C::new_from_slice(key).map_err(|_| bad_key())?.encrypt_block(&mut block);
+        Ok(block.to_vec())
+    }
+    match key.len() {
+        16 => encrypt::<Aes128>(key),
+        24 => encrypt::<Aes192>(key),
+        _ => encrypt::<Aes256>(key),
+    }
 }
 
 fn bad_key() -> Error {

@@ -3,7 +3,7 @@
 use cryptoki_sys::*;
 use subtle::ConstantTimeEq;
 
-use super::{Mechanism, cipher, des, digest};
+use super::{Mechanism, aes, cipher, des, digest};
 use crate::units::attributes::Attributes;
 use crate::units::{Error, Result};
 
@@ -90,7 +90,7 @@ pub(in crate::units) fn adjust(key_type: CK_KEY_TYPE, value: &mut [u8]) {
 /// (PKCS #11 v3.1 section 4.10.2).
 pub(in crate::units) fn kcv(key_type: CK_KEY_TYPE, value: &[u8]) -> Result<Vec<u8>> {
     let mut bytes = match key_type {
-        CKK_AES => cipher::encrypt(&Mechanism::plain(CKM_AES_ECB), key_type, value, &[0; 16])?,
+        CKK_AES => aes::zero_block(value)?,
         CKK_DES2 | CKK_DES3 => cipher::encrypt(&Mechanism::plain(CKM_DES3_ECB), key_type, value, &[0; 8])?,
         _ => digest::hash(CKM_SHA_1, value)?,
     };

@@ -48,6 +48,8 @@ pub struct Connections {
     /// By region, with what TLS needs.
     endpoints: Vec<TonicEndpoint>,
     threads: Mutex<Vec<Weak<Place>>>,
+    /// Threads that look for their answers before they sleep.
+    watching: AtomicUsize,
 }
 
 /// A thread's place for its connection. The lock is the thread's own, except when all connections are closed.
@@ -97,7 +99,8 @@ impl Connections {
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
         let regions = Regions::new(endpoints);
         let endpoints = endpoints.iter().map(|endpoint| prepared(endpoint, tls)).collect::<Result<_>>()?;
-        Ok(Self { id, regions, authorization, endpoints, threads: Mutex::default() })
+        let (threads, watching) = (Mutex::default(), AtomicUsize::new(0));
+        Ok(Self { id, regions, authorization, endpoints, threads, watching })
     }
 
     /// Sends a request on this thread's stream and waits for its answer. A broken stream is replaced once.
@@ -266,12 +269,12 @@ impl Connections {
             _ => CALL_TIMEOUT,
         };
         if !self.regions.are_several() {
-            return connection.exchange(Some(request), limit);
+            return connection.exchange(Some(request), limit, &self.watching);
         }
         let deadline = Instant::now() + limit;
         let mut request = Some(request);
         while Instant::now() < deadline {
-            match connection.exchange(request.take(), PATIENCE) {
+            match connection.exchange(request.take(), PATIENCE, &self.watching) {
                 Err(Broken::TimedOut) if self.open(connection.region).is_err() => return Err(Broken::Silent),
                 Err(Broken::TimedOut) => {}
                 outcome => return outcome,
@@ -381,7 +384,12 @@ impl Connection {
     }
 
     /// Sends a request, if there is one, and waits for the next answer.
-    fn exchange(&mut self, request: Option<Request>, limit: Duration) -> Result<response::Answer, Broken> {
+    fn exchange(
+        &mut self,
+        request: Option<Request>,
+        limit: Duration,
+        watching: &AtomicUsize,
+    ) -> Result<response::Answer, Broken> {
         let Some(Open { requests, answers, runtime, spare_processors }) = &mut self.open else {
             return Err(Broken::TimedOut);
         };
@@ -393,7 +401,7 @@ impl Connection {
             {
                 return Err(tonic::Status::unavailable("the stream is closed"));
             }
-            watched(answers.message(), spare_processors).await
+            watched(answers.message(), watching, spare_processors).await
         };
         match runtime.block_on(timeout(limit, exchange)) {
             None => Err(Broken::TimedOut),
@@ -525,22 +533,38 @@ async fn timeout<F: Future>(limit: Duration, future: F) -> Option<F::Output> {
 }
 
 /// Most answers come sooner than a sleeping processor wakes up: this thread looks for it for a while before it sleeps. Any
-/// other thread comes first, and one processor stays free.
-async fn watched<F: Future>(answer: F, spare_processors: usize) -> F::Output {
+/// other thread comes first, and this process leaves one processor alone.
+async fn watched<F: Future>(answer: F, watching: &AtomicUsize, spare_processors: usize) -> F::Output {
     let mut answer = pin!(answer);
-    if WATCHING.fetch_add(1, Ordering::Relaxed) < spare_processors {
+    if let Some(_watching) = Watching::begin(watching, spare_processors) {
         let end = Instant::now() + WATCH;
         while Instant::now() < end {
+            // The first time, this is when the request leaves.
+            tokio::task::yield_now().await;
             if let Poll::Ready(answer) = poll_fn(|context| Poll::Ready(answer.as_mut().poll(context))).await {
-                WATCHING.fetch_sub(1, Ordering::Relaxed);
                 return answer;
             }
             thread::yield_now();
-            tokio::task::yield_now().await;
         }
     }
-    WATCHING.fetch_sub(1, Ordering::Relaxed);
     answer.await
+}
+
+/// A thread that looks for its answer, counted until it sleeps or goes on.
+struct Watching<'a>(&'a AtomicUsize);
+
+impl<'a> Watching<'a> {
+    /// `None` if so many do that already.
+    fn begin(count: &'a AtomicUsize, most: usize) -> Option<Self> {
+        let watching = Self(count);
+        (count.fetch_add(1, Ordering::Relaxed) < most).then_some(watching)
+    }
+}
+
+impl Drop for Watching<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 fn refusal(answer: response::Answer) -> Result<response::Answer> {
@@ -560,8 +584,6 @@ thread_local! {
 }
 
 static NEXT: AtomicU64 = AtomicU64::new(0);
-/// Threads that look for their answers.
-static WATCHING: AtomicUsize = AtomicUsize::new(0);
 const WATCH: Duration = Duration::from_micros(250);
 /// For which a stream that has worked is trusted to work.
 const MOMENT: Duration = Duration::from_millis(100);
