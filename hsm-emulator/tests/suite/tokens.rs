@@ -3,6 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+
 use crate::common::operator::{Operator, adopt, load, send};
 use crate::common::{region, to_put};
 use cryptoki_sys::*;
@@ -230,7 +233,10 @@ fn what_is_no_object_is_not_stored() {
     let unit = f.region.unit().expect("unit");
     let root_key = unit.create_root_key(b"id", None).expect("root key");
     let grant = f.tokens.login(&f.serial, User::User, b"user-pin").expect("user");
-    for blob in [root_key, KeyBlob::parse(&grant.0).expect("blob")] {
+    let token = f.region.keystore().get("token", &f.serial).expect("read").expect("there");
+    let token: serde_json::Value = serde_json::from_slice(&token.body).expect("JSON");
+    let pin = BASE64.decode(token["user"]["record"].as_str().expect("a PIN record")).expect("Base64");
+    for blob in [root_key, KeyBlob::parse(&pin).expect("blob")] {
         let outcome = f.tokens.put_objects(&f.serial, Some(&grant), &[to_put([1; 16], &blob, None)]);
         assert_eq!(code(outcome), CKR_OBJECT_HANDLE_INVALID);
     }
