@@ -1,4 +1,5 @@
-"""An application of the PKCS #11 library that is logged in while the master key is rotated notices nothing of it."""
+"""An application of the PKCS #11 library that is logged in, and within an operation, while the master key is rotated goes on
+afterwards as if nothing had been."""
 
 from __future__ import annotations
 

@@ -68,7 +68,8 @@ pub struct Options {
 /// What ended the server.
 pub type Error = Box<dyn std::error::Error + Send + Sync>;
 
-/// Serves until `stop` is done, then answers what is under way, for at most ten seconds.
+/// Serves until `stop` is done, then answers what is under way, for at most ten seconds. What takes longer has two more to be
+/// written, and is not answered.
 ///
 /// # Errors
 /// With a sentence that says what to do.
@@ -268,5 +269,5 @@ const STREAM_WINDOW: u32 = 4 << 20;
 /// Between two looks at whether a unit serves.
 const HEALTH_INTERVAL: Duration = Duration::from_secs(1);
 const GRACE: Duration = Duration::from_secs(10);
-/// For what is written after that.
+/// For calls that are still being carried out then: what they write is whole.
 const LAST_CALLS: Duration = Duration::from_secs(2);

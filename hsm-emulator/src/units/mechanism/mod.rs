@@ -58,7 +58,8 @@ pub struct Mechanism {
     pub parameter: Parameter,
 }
 
-/// Parameters of mechanisms. None is a secret, but the password of PBKDF2.
+/// Parameters of mechanisms. Never to be logged: the password of PBKDF2 is a secret, and so are the data of
+/// `CKM_CONCATENATE_*_DATA` and `CKM_XOR_BASE_AND_DATA`, of which a key is made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Parameter {
     /// No parameter.
