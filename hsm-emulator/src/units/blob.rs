@@ -1,6 +1,6 @@
 //! Key blobs: how keys and other objects leave a unit, sealed under its master key.
 //!
-//! Layout of format version 1 (numbers big-endian). The first 64 bytes stand where EP11's blobs have
+//! Layout of format version 2 (numbers big-endian). The first 64 bytes stand where EP11's blobs have
 //! theirs, so that tools which look for the wrapping key id find it.
 //!
 //! | offset | bytes | content |
@@ -8,15 +8,18 @@
 //! | 0 | 32 | session identifier: zero, the object is bound to no login session |
 //! | 32 | 16 | wrapping key id: the first 16 bytes of the master key's verification pattern |
 //! | 48 | 16 | zero (EP11's boolean attributes and mode; ours are among the attributes) |
-//! | 64 | 2 | format version, `48 01` |
-//! | 66 | 32 | salt |
+//! | 64 | 2 | format version, `48 02` |
+//! | 66 | 24 | nonce, random |
+//! | 90 | 8 | zero |
 //! | 98 | 4 | length of the clear attributes |
 //! | 102 | .. | clear attributes |
-//! | .. | .. | sealed attributes, AES-256-GCM ciphertext and tag |
+//! | .. | .. | sealed attributes, ciphertext and tag |
 //!
-//! The AES key is HKDF-SHA256 of the master key with the blob's own random salt, so each key seals one
-//! message and the nonce can be zero (SP 800-38D's limit of 2^32 messages does not apply). Everything before
-//! the ciphertext is authenticated with it.
+//! What is sealed is encrypted by XAES-256-GCM under HKDF-Expand of the master key. Everything before the ciphertext is
+//! authenticated with it.
+//!
+//! Version 1 is read, too: a salt of 32 bytes stands in the place of nonce and zeros, and the attributes are sealed by
+//! AES-256-GCM, with a nonce of zeros, under HKDF-SHA256 of the master key with that salt.
 
 use std::fmt;
 use std::sync::Arc;
@@ -28,6 +31,8 @@ use zeroize::Zeroizing;
 use super::attributes::Attributes;
 use super::error::{Error, Result, vendor};
 use super::master_key::{MasterKey, WKID_BYTES};
+use super::random;
+use super::xaes::NONCE_BYTES;
 
 /// An object sealed under a master key. Cheap to clone.
 #[derive(Clone, PartialEq, Eq)]
@@ -75,20 +80,20 @@ impl KeyBlob {
         bytes.resize(WKID_OFFSET, 0);
         bytes.extend_from_slice(master_key.wrapping_key_id());
         bytes.resize(VERSION_OFFSET, 0);
-        bytes.extend_from_slice(&FORMAT_VERSION);
-        let mut salt = [0; SALT_BYTES];
-        super::random::fill(&mut salt)?;
-        bytes.extend_from_slice(&salt);
+        bytes.extend_from_slice(&VERSION_2);
+        let nonce = random::array::<NONCE_BYTES>()?;
+        bytes.extend_from_slice(&nonce);
+        bytes.resize(CLEAR_LEN_OFFSET, 0);
         bytes.extend_from_slice(&(clear_len as u32).to_be_bytes());
         clear.encode_into(&mut bytes);
-        let key = sealing_key(master_key, &salt)?;
         let aad_len = bytes.len();
         // Sealed where it stands: there is no other copy.
         secret.encode_into(&mut bytes);
         let (aad, plaintext) = bytes.split_at_mut(aad_len);
-        let tag = key
-            .seal_in_place_separate_tag(Nonce::assume_unique_for_key([0; 12]), Aad::from(&*aad), plaintext)
-            .map_err(|_| Error::new(cryptoki_sys::CKR_DEVICE_ERROR, "sealing a key blob failed"))?;
+        let tag = master_key
+            .blob_key()?
+            .seal(&nonce, aad, plaintext)
+            .ok_or_else(|| Error::new(cryptoki_sys::CKR_DEVICE_ERROR, "sealing a key blob failed"))?;
         bytes.extend_from_slice(tag.as_ref());
         Ok(Self(bytes.as_slice().into()))
     }
@@ -105,15 +110,16 @@ impl KeyBlob {
                 "the key blob is sealed under a master key that is not the unit's current one",
             ));
         }
-        let clear_end = self.clear_section()?;
-        let key = sealing_key(master_key, &self.0[SALT_OFFSET..SALT_OFFSET + SALT_BYTES])?;
-        let (aad, sealed) = self.0.split_at(clear_end);
-        let mut plaintext = Zeroizing::new(sealed.to_vec());
-        let len = key
-            .open_in_place(Nonce::assume_unique_for_key([0; 12]), Aad::from(aad), &mut plaintext)
-            .map_err(|_| altered())?
-            .len();
-        Ok((self.attributes()?, Attributes::decode(&plaintext[..len])?))
+        let (aad, sealed) = self.0.split_at(self.clear_section()?);
+        let mut sealed = Zeroizing::new(sealed.to_vec());
+        let plaintext = match self.0[NONCE_OFFSET..].first_chunk() {
+            Some(nonce) if self.version() == VERSION_2 => {
+                master_key.blob_key()?.open(nonce, aad, &mut sealed)
+            }
+            _ => open_version_1(master_key, &self.0[NONCE_OFFSET..CLEAR_LEN_OFFSET], aad, &mut sealed),
+        };
+        let plaintext = plaintext.ok_or_else(altered)?;
+        Ok((self.attributes()?, Attributes::decode(plaintext)?))
     }
 
     /// Ties the blob to a place: a MAC of both under a key of the master key's.
@@ -128,6 +134,15 @@ impl KeyBlob {
         binding
     }
 
+    fn version(&self) -> &[u8] {
+        &self.0[VERSION_OFFSET..NONCE_OFFSET]
+    }
+
+    fn has_known_version(&self) -> bool {
+        let zeros = &self.0[NONCE_OFFSET + NONCE_BYTES..CLEAR_LEN_OFFSET];
+        self.version() == VERSION_1 || (self.version() == VERSION_2 && zeros.iter().all(|byte| *byte == 0))
+    }
+
     /// Checks the structure; the end of the clear attributes.
     fn clear_section(&self) -> Result<usize> {
         let bytes = &self.0;
@@ -136,7 +151,7 @@ impl KeyBlob {
         }
         if bytes[..WKID_OFFSET].iter().any(|b| *b != 0)
             || bytes[WKID_OFFSET + WKID_BYTES..VERSION_OFFSET].iter().any(|b| *b != 0)
-            || bytes[VERSION_OFFSET..SALT_OFFSET] != FORMAT_VERSION
+            || !self.has_known_version()
         {
             return Err(Error::new(
                 vendor::CKR_IBM_BLOBKEY_CONFLICT,
@@ -144,7 +159,7 @@ impl KeyBlob {
             ));
         }
         let clear_len =
-            bytes[HEADER_BYTES - 4..].first_chunk::<4>().map_or(0, |n| u32::from_be_bytes(*n) as usize);
+            bytes[CLEAR_LEN_OFFSET..].first_chunk::<4>().map_or(0, |n| u32::from_be_bytes(*n) as usize);
         let clear_end = HEADER_BYTES + clear_len;
         if clear_end + TAG_BYTES > bytes.len() {
             return Err(altered());
@@ -163,20 +178,26 @@ fn altered() -> Error {
     Error::new(vendor::CKR_IBM_BLOBKEY_CONFLICT, "the key blob was altered: it does not authenticate")
 }
 
-fn sealing_key(master_key: &MasterKey, salt: &[u8]) -> Result<LessSafeKey> {
-    let failed = |_| Error::new(cryptoki_sys::CKR_DEVICE_ERROR, "deriving a sealing key failed");
+fn open_version_1<'a>(
+    master_key: &MasterKey,
+    salt: &[u8],
+    aad: &[u8],
+    in_out: &'a mut [u8],
+) -> Option<&'a mut [u8]> {
     let prk = hkdf::Salt::new(hkdf::HKDF_SHA256, salt).extract(master_key.expose_secret());
-    let okm = prk.expand(&[b"hsm-emulator key blob 1"], &AES_256_GCM).map_err(failed)?;
-    Ok(LessSafeKey::new(UnboundKey::from(okm)))
+    let key = UnboundKey::from(prk.expand(&[b"hsm-emulator key blob 1"], &AES_256_GCM).ok()?);
+    let nonce = Nonce::assume_unique_for_key([0; 12]);
+    LessSafeKey::new(key).open_in_place(nonce, Aad::from(aad), in_out).ok()
 }
 
 const WKID_OFFSET: usize = 32;
 const VERSION_OFFSET: usize = 64;
-const SALT_OFFSET: usize = 66;
-const SALT_BYTES: usize = 32;
+const NONCE_OFFSET: usize = 66;
+const CLEAR_LEN_OFFSET: usize = 98;
 const HEADER_BYTES: usize = 102;
 const TAG_BYTES: usize = 16;
-const FORMAT_VERSION: [u8; 2] = [0x48, 0x01];
+const VERSION_1: [u8; 2] = [0x48, 0x01];
+const VERSION_2: [u8; 2] = [0x48, 0x02];
 
 #[cfg(test)]
 mod tests {
@@ -198,12 +219,17 @@ mod tests {
         Attributes::new().with(cryptoki_sys::CKA_VALUE, *b"0123456789abcdef")
     }
 
-    /// A blob that format version 1 made, under the master key 11 11 .. 11. It must open for ever.
+    /// Blobs that were made in each format version, under the master key 11 11 .. 11. They must open for ever.
     #[test]
-    fn golden_blob_of_version_1_opens() {
-        let bytes = hex::decode(include_str!("../../testdata/key-blob-v1.hex").trim()).expect("hex");
-        let blob = KeyBlob::parse(&bytes).expect("parse");
-        assert_eq!(blob.open(&master_key(0x11)).expect("open"), (clear(), secret()));
+    fn golden_blobs_open() {
+        for blob in golden_blobs() {
+            assert_eq!(blob.open(&master_key(0x11)).expect("open"), (clear(), secret()));
+        }
+    }
+
+    fn golden_blobs() -> [KeyBlob; 2] {
+        [include_str!("../../testdata/key-blob-v1.hex"), include_str!("../../testdata/key-blob-v2.hex")]
+            .map(|golden| KeyBlob::parse(&hex::decode(golden.trim()).expect("hex")).expect("parse"))
     }
 
     #[test]
@@ -226,33 +252,34 @@ mod tests {
     /// with the error that says so.
     #[test]
     fn every_changed_byte_is_noticed() {
-        let blob = KeyBlob::seal(&master_key(0x11), &clear(), &secret()).expect("seal");
-        for position in 0..blob.as_bytes().len() {
-            proptest!(ProptestConfig::with_cases(8), |(flip in 1u8..)| {
-                let mut bytes = blob.as_bytes().to_vec();
-                bytes[position] ^= flip;
-                let refused = KeyBlob::parse(&bytes).and_then(|blob| blob.open(&master_key(0x11)));
-                let code = refused.expect_err("altered").code;
-                let wkid = (WKID_OFFSET..WKID_OFFSET + WKID_BYTES).contains(&position);
-                prop_assert_eq!(
-                    code,
-                    if wkid { vendor::CKR_IBM_WKID_MISMATCH } else { vendor::CKR_IBM_BLOBKEY_CONFLICT }
-                );
-            });
-        }
-        for len in 0..blob.as_bytes().len() {
-            let cut = KeyBlob::parse(&blob.as_bytes()[..len]).and_then(|blob| blob.open(&master_key(0x11)));
-            assert_eq!(cut.expect_err("cut").code, vendor::CKR_IBM_BLOBKEY_CONFLICT);
+        for blob in golden_blobs() {
+            for position in 0..blob.as_bytes().len() {
+                proptest!(ProptestConfig::with_cases(8), |(flip in 1u8..)| {
+                    let mut bytes = blob.as_bytes().to_vec();
+                    bytes[position] ^= flip;
+                    let refused = KeyBlob::parse(&bytes).and_then(|blob| blob.open(&master_key(0x11)));
+                    let code = refused.expect_err("altered").code;
+                    let wkid = (WKID_OFFSET..WKID_OFFSET + WKID_BYTES).contains(&position);
+                    prop_assert_eq!(
+                        code,
+                        if wkid { vendor::CKR_IBM_WKID_MISMATCH } else { vendor::CKR_IBM_BLOBKEY_CONFLICT }
+                    );
+                });
+            }
+            for len in 0..blob.as_bytes().len() {
+                let cut =
+                    KeyBlob::parse(&blob.as_bytes()[..len]).and_then(|blob| blob.open(&master_key(0x11)));
+                assert_eq!(cut.expect_err("cut").code, vendor::CKR_IBM_BLOBKEY_CONFLICT);
+            }
         }
     }
 
     proptest! {
         #[test]
         fn hostile_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
-            let mut header = vec![0; 64];
-            header.extend_from_slice(&FORMAT_VERSION);
-            header.extend_from_slice(&bytes);
-            for bytes in [bytes, header] {
+            let [golden, _] = golden_blobs();
+            let of_version = |version: &[u8]| [&golden.as_bytes()[..VERSION_OFFSET], version, &bytes].concat();
+            for bytes in [of_version(&VERSION_1), of_version(&VERSION_2), bytes] {
                 if let Ok(blob) = KeyBlob::parse(&bytes) {
                     blob.attributes().ok();
                     prop_assert!(blob.open(&master_key(0x11)).is_err());

@@ -3,13 +3,15 @@
 use std::fmt;
 use std::sync::OnceLock;
 
-use aws_lc_rs::{digest, hmac};
+use aws_lc_rs::{digest, hkdf, hmac};
+use cryptoki_sys::CKR_DEVICE_ERROR;
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
 use super::error::{Error, Result, vendor};
 use super::random;
 use super::refusal::Refusal;
+use super::xaes::Xaes256Gcm;
 
 /// A part of a master key, or a whole one.
 pub type KeyPart = Box<Zeroizing<[u8; MASTER_KEY_BYTES]>>;
@@ -19,7 +21,8 @@ pub type KeyPart = Box<Zeroizing<[u8; MASTER_KEY_BYTES]>>;
 pub struct MasterKey {
     key: Box<Zeroizing<[u8; MASTER_KEY_BYTES]>>,
     pattern: VerificationPattern,
-    /// Made at its first use.
+    /// Made at their first use.
+    blob_key: OnceLock<Box<Xaes256Gcm>>,
     binding_key: OnceLock<hmac::Key>,
 }
 
@@ -34,7 +37,7 @@ impl MasterKey {
     /// A master key with this value.
     pub fn new(key: KeyPart) -> Self {
         let pattern = VerificationPattern::of(&key);
-        Self { key, pattern, binding_key: OnceLock::new() }
+        Self { key, pattern, blob_key: OnceLock::new(), binding_key: OnceLock::new() }
     }
 
     /// Combines key parts by XOR, as the unit does when it imports them; `None` if they cancel out.
@@ -58,7 +61,7 @@ impl MasterKey {
     pub(super) fn corrupted(&self) -> Self {
         let mut key = self.key.clone();
         key[0] ^= 1;
-        Self { key, pattern: self.pattern, binding_key: OnceLock::new() }
+        Self { pattern: self.pattern, ..Self::new(key) }
     }
 
     /// What may be shown of it.
@@ -74,6 +77,22 @@ impl MasterKey {
     /// The key as a single part, for transport.
     pub(super) fn to_part(&self) -> KeyPart {
         self.key.clone()
+    }
+
+    /// The key that objects are sealed with ([`super::blob::KeyBlob`]): HKDF-Expand of the master key (RFC 5869).
+    ///
+    /// # Errors
+    /// `CKR_DEVICE_ERROR`.
+    pub(super) fn blob_key(&self) -> Result<&Xaes256Gcm> {
+        if let Some(key) = self.blob_key.get() {
+            return Ok(key);
+        }
+        let mut key = Zeroizing::new([0; MASTER_KEY_BYTES]);
+        hkdf::Prk::new_less_safe(hkdf::HKDF_SHA256, self.expose_secret())
+            .expand(&[b"hsm-emulator key blob 2"], hkdf::HKDF_SHA256)
+            .and_then(|okm| okm.fill(key.as_mut_slice()))
+            .map_err(|_| Error::new(CKR_DEVICE_ERROR, "deriving a key of the master key failed"))?;
+        Ok(self.blob_key.get_or_init(|| Box::new(Xaes256Gcm::new(&key))))
     }
 
     /// The key that ties blobs to their places ([`super::blob::KeyBlob::binding`]).

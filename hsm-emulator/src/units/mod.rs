@@ -28,6 +28,7 @@ mod root_key;
 mod rotation;
 mod sealed_state;
 mod template;
+mod xaes;
 
 pub use administrator::{Administrator, MAX_ADMINISTRATORS, SubjectKeyIdentifier, generate_signature_key};
 pub use attributes::Attributes;
