@@ -172,6 +172,12 @@ fn two_parties_derive_the_same_secret() {
         session.get_attributes(key, &[AttributeType::Value]).unwrap()
     };
     assert_eq!(derive(private_a, &point(public_b)), derive(private_b, &point(public_a)));
-    let bad = Mechanism::Ecdh1Derive(Ecdh1DeriveParams::new(EcKdf::null(), &[4; 65]));
-    assert_eq!(refusal(session.derive_key(&bad, private_a, &template)), RvError::MechanismParamInvalid);
+    let off_curve = vec![4; 65];
+    // A point, but in X.509's form.
+    let head = b"\x30\x59\x30\x13\x06\x07\x2a\x86\x48\xce\x3d\x02\x01\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x07\x03\x42\x00";
+    let key_info = [&head[..], &point(public_b)[2..]].concat();
+    for bad in [&off_curve, &key_info, &vec![0], &vec![]] {
+        let bad = Mechanism::Ecdh1Derive(Ecdh1DeriveParams::new(EcKdf::null(), bad));
+        assert_eq!(refusal(session.derive_key(&bad, private_a, &template)), RvError::MechanismParamInvalid);
+    }
 }

@@ -7,14 +7,14 @@ use cryptoki_sys::{
     CK_KEY_TYPE, CK_UNAVAILABLE_INFORMATION, CKA_CLASS, CKA_KEY_TYPE, CKA_VALUE, CKO_PRIVATE_KEY,
     CKO_PUBLIC_KEY, CKO_SECRET_KEY,
 };
-use openssl::pkey::{PKey, Private, Public};
+use openssl::pkey::{PKey, Public};
 use quick_cache::sync::Cache;
 
 use super::attributes::Attributes;
 use super::blob::KeyBlob;
 use super::error::Result;
 use super::mechanism::asymmetric;
-use super::mechanism::prepared_key::PreparedKey;
+use super::mechanism::prepared_key::{PreparedKey, PreparedPrivateKey};
 
 /// An object out of its blob.
 pub(super) struct OpenObject {
@@ -30,7 +30,7 @@ pub(super) enum Key {
     /// Bytes.
     Secret(Box<PreparedKey>),
     /// Of any type of key pair.
-    Private(PKey<Private>),
+    Private(Box<PreparedPrivateKey>),
     /// The other half.
     Public(PKey<Public>),
     /// Data, certificates.
@@ -43,7 +43,10 @@ impl OpenObject {
             Some(CKO_SECRET_KEY) => {
                 Key::Secret(Box::new(PreparedKey::new(secrets.get(CKA_VALUE).unwrap_or_default())))
             }
-            Some(CKO_PRIVATE_KEY) => Key::Private(asymmetric::private_key(&attributes, secrets)?),
+            Some(CKO_PRIVATE_KEY) => {
+                let key = asymmetric::private_key(&attributes, secrets)?;
+                Key::Private(Box::new(PreparedPrivateKey::new(key)))
+            }
             Some(CKO_PUBLIC_KEY) => Key::Public(asymmetric::public_key(&attributes)?),
             _ => Key::None,
         };

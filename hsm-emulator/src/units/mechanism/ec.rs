@@ -12,6 +12,7 @@ use openssl::nid::Nid;
 use openssl::pkey::{PKey, PKeyRef, Private, Public};
 use zeroize::Zeroizing;
 
+use super::prepared_key::PreparedPrivateKey;
 use super::secret_number::SecretNumber;
 use super::{octet_string, openssl_error};
 use crate::units::{Attributes, Error, Result};
@@ -181,13 +182,17 @@ pub fn verify(key: &PKeyRef<Public>, hash: &[u8], signature: &[u8]) -> Result<()
 }
 
 /// ECDH: the x-coordinate of the shared point.
-pub(in crate::units) fn derive(key: &PKeyRef<Private>, peer: &[u8]) -> Result<Zeroizing<Vec<u8>>> {
+pub(in crate::units) fn derive(key: &PreparedPrivateKey, peer: &[u8]) -> Result<Zeroizing<Vec<u8>>> {
     let invalid =
         || Error::new(CKR_MECHANISM_PARAM_INVALID, "the other party's public key is no point of the curve");
     let ec_key = key.ec_key().map_err(openssl_error)?;
     let group = ec_key.group();
+    let peer = point_bytes(group, peer);
+    if let Some(shared) = key.agree(peer) {
+        return Ok(shared);
+    }
     let mut context = BigNumContext::new().map_err(openssl_error)?;
-    let point = EcPoint::from_bytes(group, point_bytes(group, peer), &mut context).map_err(|_| invalid())?;
+    let point = EcPoint::from_bytes(group, peer, &mut context).map_err(|_| invalid())?;
     // A point of the curve has been read. As the cofactor is 1, any but infinity is one of the group (SP 800-56A, 5.6.2.3.3).
     if point.is_infinity(group) {
         return Err(invalid());

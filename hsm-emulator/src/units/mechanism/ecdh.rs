@@ -7,6 +7,7 @@ use openssl::hash::Hasher;
 use openssl::pkey::{PKeyRef, Private};
 use zeroize::Zeroizing;
 
+use super::prepared_key::PreparedPrivateKey;
 use super::raw_curve::Curve;
 use super::{Mechanism, Parameter, digest, ec, inconsistent, kdf, openssl_error, secret_key};
 use crate::units::{Error, Result};
@@ -15,7 +16,7 @@ use crate::units::{Error, Result};
 pub(in crate::units) fn derive(
     mechanism: &Mechanism,
     key_type: CK_KEY_TYPE,
-    key: &PKeyRef<Private>,
+    key: &PreparedPrivateKey,
     wanted: Option<usize>,
 ) -> Result<Zeroizing<Vec<u8>>> {
     let Parameter::Ecdh1 { kdf, shared_data, public_data } = &mechanism.parameter else {
