@@ -84,6 +84,12 @@ impl Attributes {
         }
     }
 
+    /// Adds a value whose type comes after all that are there.
+    pub(super) fn push(&mut self, kind: CK_ATTRIBUTE_TYPE, value: &[u8]) {
+        debug_assert!(self.0.last().is_none_or(|(last, _)| *last < kind));
+        self.0.push((kind, Value::new(kind, value)));
+    }
+
     /// Adds or replaces a boolean.
     pub fn set_bool(&mut self, kind: CK_ATTRIBUTE_TYPE, value: bool) {
         self.set(kind, [u8::from(value)]);

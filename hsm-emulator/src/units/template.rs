@@ -79,6 +79,7 @@ enum Change {
 }
 
 /// One attribute of a class.
+#[derive(Clone, Copy)]
 struct Row {
     kind: CK_ATTRIBUTE_TYPE,
     shape: Kind,
@@ -279,9 +280,40 @@ const DSA_PRIVATE_KEY: &[Row] = &[
 
 /// The attributes of a kind of object.
 struct Class {
-    parts: &'static [&'static [Row]],
+    /// Ordered by type.
+    rows: &'static [Row],
     class: CK_OBJECT_CLASS,
     key_type: Option<CK_KEY_TYPE>,
+}
+
+/// The rows of several tables, in one that is ordered by type.
+macro_rules! rows {
+    ($($table:ident),*) => {{
+        const ROWS: [Row; 0 $(+ $table.len())*] = ordered(&[$($table),*]);
+        &ROWS
+    }};
+}
+
+const fn ordered<const N: usize>(tables: &[&[Row]]) -> [Row; N] {
+    let mut rows = [STORAGE[0]; N];
+    let (mut len, mut table) = (0, 0);
+    while table < tables.len() {
+        let mut i = 0;
+        while i < tables[table].len() {
+            let row = tables[table][i];
+            let mut place = len;
+            while place > 0 && rows[place - 1].kind > row.kind {
+                rows[place] = rows[place - 1];
+                place -= 1;
+            }
+            assert!(place == 0 || rows[place - 1].kind < row.kind, "an attribute is in two tables");
+            rows[place] = row;
+            len += 1;
+            i += 1;
+        }
+        table += 1;
+    }
+    rows
 }
 
 impl Class {
@@ -289,32 +321,38 @@ impl Class {
         let unknown_key = || {
             Error::new(CKR_ATTRIBUTE_VALUE_INVALID, "CKA_KEY_TYPE is none that this class of key has here")
         };
-        let parts: &'static [&'static [Row]] = match (class, key_type) {
-            (CKO_DATA, _) => &[STORAGE, DATA],
-            (CKO_CERTIFICATE, _) => &[STORAGE, CERTIFICATE],
+        let rows: &'static [Row] = match (class, key_type) {
+            (CKO_DATA, _) => rows!(STORAGE, DATA),
+            (CKO_CERTIFICATE, _) => rows!(STORAGE, CERTIFICATE),
             (CKO_SECRET_KEY, Some(key_type)) if secret_key::is_type(key_type) => {
-                &[STORAGE, KEY, PROTECTED_KEY, SECRET_KEY]
+                rows!(STORAGE, KEY, PROTECTED_KEY, SECRET_KEY)
             }
-            (CKO_PUBLIC_KEY, Some(CKK_RSA)) => &[STORAGE, KEY, PUBLIC_KEY, RSA_PUBLIC_KEY],
+            (CKO_PUBLIC_KEY, Some(CKK_RSA)) => rows!(STORAGE, KEY, PUBLIC_KEY, RSA_PUBLIC_KEY),
             (CKO_PUBLIC_KEY, Some(CKK_EC | CKK_EC_EDWARDS | CKK_EC_MONTGOMERY)) => {
-                &[STORAGE, KEY, PUBLIC_KEY, EC_PUBLIC_KEY]
+                rows!(STORAGE, KEY, PUBLIC_KEY, EC_PUBLIC_KEY)
             }
-            (CKO_PRIVATE_KEY, Some(CKK_RSA)) => &[STORAGE, KEY, PROTECTED_KEY, PRIVATE_KEY, RSA_PRIVATE_KEY],
+            (CKO_PRIVATE_KEY, Some(CKK_RSA)) => {
+                rows!(STORAGE, KEY, PROTECTED_KEY, PRIVATE_KEY, RSA_PRIVATE_KEY)
+            }
             (CKO_PRIVATE_KEY, Some(CKK_EC | CKK_EC_EDWARDS | CKK_EC_MONTGOMERY)) => {
-                &[STORAGE, KEY, PROTECTED_KEY, PRIVATE_KEY, EC_PRIVATE_KEY]
+                rows!(STORAGE, KEY, PROTECTED_KEY, PRIVATE_KEY, EC_PRIVATE_KEY)
             }
-            (CKO_PUBLIC_KEY, Some(CKK_DH)) => &[STORAGE, KEY, PUBLIC_KEY, DH_PUBLIC_KEY],
-            (CKO_PRIVATE_KEY, Some(CKK_DH)) => &[STORAGE, KEY, PROTECTED_KEY, PRIVATE_KEY, DH_PRIVATE_KEY],
-            (CKO_PUBLIC_KEY, Some(CKK_DSA)) => &[STORAGE, KEY, PUBLIC_KEY, DSA_PUBLIC_KEY],
-            (CKO_PRIVATE_KEY, Some(CKK_DSA)) => &[STORAGE, KEY, PROTECTED_KEY, PRIVATE_KEY, DSA_PRIVATE_KEY],
+            (CKO_PUBLIC_KEY, Some(CKK_DH)) => rows!(STORAGE, KEY, PUBLIC_KEY, DH_PUBLIC_KEY),
+            (CKO_PRIVATE_KEY, Some(CKK_DH)) => {
+                rows!(STORAGE, KEY, PROTECTED_KEY, PRIVATE_KEY, DH_PRIVATE_KEY)
+            }
+            (CKO_PUBLIC_KEY, Some(CKK_DSA)) => rows!(STORAGE, KEY, PUBLIC_KEY, DSA_PUBLIC_KEY),
+            (CKO_PRIVATE_KEY, Some(CKK_DSA)) => {
+                rows!(STORAGE, KEY, PROTECTED_KEY, PRIVATE_KEY, DSA_PRIVATE_KEY)
+            }
             (CKO_PUBLIC_KEY, Some(CKK_ML_DSA | CKK_ML_KEM | CKK_SLH_DSA)) => {
-                &[STORAGE, KEY, PUBLIC_KEY, POST_QUANTUM_PUBLIC_KEY]
+                rows!(STORAGE, KEY, PUBLIC_KEY, POST_QUANTUM_PUBLIC_KEY)
             }
             (CKO_PRIVATE_KEY, Some(CKK_ML_DSA | CKK_ML_KEM | CKK_SLH_DSA)) => {
-                &[STORAGE, KEY, PROTECTED_KEY, PRIVATE_KEY, POST_QUANTUM_PRIVATE_KEY]
+                rows!(STORAGE, KEY, PROTECTED_KEY, PRIVATE_KEY, POST_QUANTUM_PRIVATE_KEY)
             }
-            (CKO_DOMAIN_PARAMETERS, Some(CKK_DH)) => &[STORAGE, DOMAIN],
-            (CKO_DOMAIN_PARAMETERS, Some(CKK_DSA)) => &[STORAGE, DOMAIN, DSA_DOMAIN],
+            (CKO_DOMAIN_PARAMETERS, Some(CKK_DH)) => rows!(STORAGE, DOMAIN),
+            (CKO_DOMAIN_PARAMETERS, Some(CKK_DSA)) => rows!(STORAGE, DOMAIN, DSA_DOMAIN),
             (CKO_SECRET_KEY | CKO_PUBLIC_KEY | CKO_PRIVATE_KEY | CKO_DOMAIN_PARAMETERS, None) => {
                 return Err(Error::new(CKR_TEMPLATE_INCOMPLETE, "CKA_KEY_TYPE is missing"));
             }
@@ -328,17 +366,12 @@ impl Class {
                 ));
             }
         };
-        Ok(Self { parts, class, key_type })
-    }
-
-    fn rows(&self) -> impl Iterator<Item = &'static Row> {
-        self.parts.iter().flat_map(|part| part.iter())
+        Ok(Self { rows, class, key_type })
     }
 
     fn row(&self, kind: CK_ATTRIBUTE_TYPE) -> Result<&'static Row> {
-        self.rows().find(|row| row.kind == kind).ok_or_else(|| {
-            Error::new(CKR_ATTRIBUTE_TYPE_INVALID, format!("this class of object has no attribute {kind:#x}"))
-        })
+        let found = self.rows.binary_search_by_key(&kind, |row| row.kind);
+        found.map(|i| &self.rows[i]).map_err(|_| no_attribute(kind))
     }
 
     /// What a silent template means: as the table says, but the usages that the key type has are allowed
@@ -399,35 +432,31 @@ impl Draft {
             .ok_or_else(|| Error::new(CKR_TEMPLATE_INCOMPLETE, "CKA_CLASS is missing"))?;
         let key_type = agreed(template, CKA_KEY_TYPE, key_type)?;
         let rules = Class::of(class, key_type)?;
-        let clear = Attributes::with_capacity(rules.rows().count());
+        let clear = Attributes::with_capacity(rules.rows.len());
         let mut draft = Self { clear, secret: Attributes::new() };
-        for (kind, value) in template.iter() {
-            let row = rules.row(kind)?;
-            check_shape(row, value)?;
-            let allowed = match row.given {
-                G::Always => true,
-                G::Created => origin == Origin::Created,
-                G::Made => origin != Origin::Created,
-                G::OnlyFalse => value == [0],
-                G::Never => false,
+        let (class_bytes, key_type_bytes) = (class.to_le_bytes(), key_type.map(u64::to_le_bytes));
+        let mut given = template.iter().peekable();
+        for row in rules.rows {
+            if let Some((kind, _)) = given.peek().filter(|(kind, _)| *kind < row.kind) {
+                return Err(no_attribute(*kind));
+            }
+            let value = match given.next_if(|(kind, _)| *kind == row.kind) {
+                Some((_, value)) => {
+                    check_given(row, value, origin)?;
+                    Some(value)
+                }
+                None => match row.kind {
+                    CKA_CLASS => Some(&class_bytes[..]),
+                    CKA_KEY_TYPE => key_type_bytes.as_ref().map(|bytes| &bytes[..]),
+                    _ => rules.default(row),
+                },
             };
-            if !allowed {
-                return Err(Error::new(
-                    CKR_ATTRIBUTE_READ_ONLY,
-                    format!("attribute {kind:#x} cannot be given in this template"),
-                ));
+            if let Some(value) = value {
+                draft.section(row).push(row.kind, value);
             }
-            draft.section(row).set(kind, value);
         }
-        draft.clear.set_ulong(CKA_CLASS, class);
-        if let Some(key_type) = key_type {
-            draft.clear.set_ulong(CKA_KEY_TYPE, key_type);
-        }
-        for row in rules.rows() {
-            let missing = !draft.clear.contains(row.kind) && !draft.secret.contains(row.kind);
-            if let (true, Some(value)) = (missing, rules.default(row)) {
-                draft.section(row).set(row.kind, value);
-            }
+        if let Some((kind, _)) = given.next() {
+            return Err(no_attribute(kind));
         }
         if matches!(class, CKO_SECRET_KEY | CKO_PUBLIC_KEY | CKO_PRIVATE_KEY | CKO_DOMAIN_PARAMETERS) {
             draft.note_origin(class, origin);
@@ -528,6 +557,29 @@ fn agreed(template: &Attributes, kind: CK_ATTRIBUTE_TYPE, made: Option<u64>) -> 
         }
         (given, made) => Ok(made.or(given)),
     }
+}
+
+fn no_attribute(kind: CK_ATTRIBUTE_TYPE) -> Error {
+    Error::new(CKR_ATTRIBUTE_TYPE_INVALID, format!("this class of object has no attribute {kind:#x}"))
+}
+
+/// May the template of a new object have this value?
+fn check_given(row: &Row, value: &[u8], origin: Origin) -> Result<()> {
+    check_shape(row, value)?;
+    let allowed = match row.given {
+        G::Always => true,
+        G::Created => origin == Origin::Created,
+        G::Made => origin != Origin::Created,
+        G::OnlyFalse => value == [0],
+        G::Never => false,
+    };
+    if allowed {
+        return Ok(());
+    }
+    Err(Error::new(
+        CKR_ATTRIBUTE_READ_ONLY,
+        format!("attribute {:#x} cannot be given in this template", row.kind),
+    ))
 }
 
 fn check_shape(row: &Row, value: &[u8]) -> Result<()> {
