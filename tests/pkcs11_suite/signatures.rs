@@ -62,6 +62,11 @@ fn rsa_signs_with_every_digest() {
     assert_eq!(refusal(session.sign(&Mechanism::RsaPkcs, private, &[0; 250])), RvError::DataLenRange);
     let other_digest = Mechanism::Sha512RsaPkcsPss(sha256());
     assert_eq!(refusal(session.sign_init(&other_digest, private)), RvError::MechanismParamInvalid);
+    // 256 bytes have room for a hash, two bytes, and so much salt.
+    let salted = |salt| Mechanism::RsaPkcsPss(pss(MechanismType::SHA256, PkcsMgfType::MGF1_SHA256, salt));
+    check(&session, &salted(222), public, private, &[5; 32]);
+    assert_eq!(refusal(session.sign_init(&salted(223), private)), RvError::MechanismParamInvalid);
+    assert_eq!(refusal(session.verify_init(&salted(u64::MAX), public)), RvError::MechanismParamInvalid);
 }
 
 /// What was signed long ago is verified, but nothing is encrypted to such a key.

@@ -4,8 +4,8 @@ use cryptoki_sys::*;
 use openssl::pkey::{Id, PKey, PKeyRef, Private, Public};
 
 use super::{
-    Mechanism, Parameter, dh, digest, dsa, ec, edwards, incomplete, inconsistent, octet_string,
-    openssl_error, post_quantum, raw_curve, rsa,
+    Mechanism, dh, digest, dsa, ec, edwards, incomplete, inconsistent, octet_string, openssl_error,
+    post_quantum, raw_curve, rsa,
 };
 use crate::units::error::vendor::CKM_IBM_ED25519_SHA512;
 use crate::units::{Attributes, Error, Result};
@@ -183,7 +183,7 @@ pub(in crate::units) fn describe_imported(
     complete_private(clear, secret)
 }
 
-/// Does the parameter of a mechanism that signs fit the key?
+/// Does the parameter of a mechanism that signs, or encrypts with RSA, fit the key?
 ///
 /// # Errors
 /// `CKR_MECHANISM_PARAM_INVALID`.
@@ -191,10 +191,7 @@ pub fn check_parameter(mechanism: &Mechanism, key: &Attributes) -> Result<()> {
     match mechanism.kind {
         CKM_EDDSA | CKM_IBM_ED25519_SHA512 => edwards::check_parameter(&mechanism.parameter, key),
         CKM_ML_DSA | CKM_SLH_DSA => post_quantum::check_parameter(&mechanism.parameter),
-        kind => match mechanism.parameter {
-            Parameter::Pss { digest, .. } => rsa::check_pss_digest(kind, digest),
-            _ => Ok(()),
-        },
+        _ => rsa::check_parameter(mechanism, key),
     }
 }
 

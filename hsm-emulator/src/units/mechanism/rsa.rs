@@ -227,15 +227,37 @@ fn set_encryption_padding<T>(mechanism: &Mechanism, context: &mut PkeyCtxRef<T>)
     }
 }
 
-/// Is the digest in the parameter of a PSS mechanism the one that the mechanism hashes with, if it hashes?
+/// Are the digests of a parameter of OAEP or PSS known, and does that of PSS fit mechanism and key? Its digest is the one that
+/// the mechanism hashes with, if it hashes, and the salt has room beside it (PKCS #11 v3.1 section 6.1.10).
 ///
 /// # Errors
 /// `CKR_MECHANISM_PARAM_INVALID`.
-pub(super) fn check_pss_digest(mechanism: CK_MECHANISM_TYPE, digest: CK_MECHANISM_TYPE) -> Result<()> {
-    match super::digest::hash_and_sign(mechanism) {
-        Some((own, _)) if own != digest => Err(bad_parameter()),
-        _ => md(digest).map(drop),
+pub(super) fn check_parameter(mechanism: &Mechanism, key: &Attributes) -> Result<()> {
+    match mechanism.parameter {
+        Parameter::Oaep { digest, mgf, .. } => md(digest).and(mgf_md(mgf)).map(drop),
+        Parameter::Pss { digest, mgf, salt_len } => {
+            let hashed_with = super::digest::hash_and_sign(mechanism.kind);
+            let least = (md(digest)?.size() as u64 + 2).saturating_add(salt_len);
+            if hashed_with.is_some_and(|(own, _)| own != digest) {
+                return Err(bad_parameter());
+            }
+            match encoded_bytes(key) {
+                Some(most) if least > most as u64 => Err(bad_parameter()),
+                Some(_) => mgf_md(mgf).map(drop),
+                // A key without a modulus is refused for its type.
+                None => Ok(()),
+            }
+        }
+        _ => Ok(()),
     }
+}
+
+/// Bytes of a message that is encoded for PSS: a bit less than the modulus (RFC 8017 section 9.1.1).
+fn encoded_bytes(key: &Attributes) -> Option<usize> {
+    let modulus = key.get(CKA_MODULUS)?;
+    let leading = modulus.iter().position(|byte| *byte != 0)?;
+    let bits = 8 * (modulus.len() - leading) - modulus[leading].leading_zeros() as usize;
+    Some((bits - 1).div_ceil(8))
 }
 
 /// Lengths that the standard's table 6.1 allows as input of a signature.
@@ -300,3 +322,38 @@ const MIN_VERIFYING_BITS: i32 = 512;
 pub const MIN_BITS: i32 = 1024;
 /// See [`MIN_BITS`].
 pub const MAX_BITS: i32 = 8192;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(kind: CK_MECHANISM_TYPE, parameter: Parameter, modulus: &[u8]) -> bool {
+        let key = Attributes::new().with(CKA_MODULUS, modulus);
+        match check_parameter(&Mechanism { kind, parameter }, &key) {
+            Ok(()) => false,
+            Err(error) => error.code == CKR_MECHANISM_PARAM_INVALID,
+        }
+    }
+
+    #[test]
+    fn a_parameter_fits_mechanism_and_key() {
+        let pss = |kind, mgf, salt_len, modulus: &[u8]| {
+            refused(kind, Parameter::Pss { digest: CKM_SHA256, mgf, salt_len }, modulus)
+        };
+        let modulus = [0xff; 128];
+        assert!(!pss(CKM_RSA_PKCS_PSS, CKG_MGF1_SHA256, 94, &modulus));
+        assert!(!pss(CKM_SHA256_RSA_PKCS_PSS, CKG_MGF1_SHA1, 0, &modulus));
+        assert!(pss(CKM_RSA_PKCS_PSS, CKG_MGF1_SHA256, 95, &modulus));
+        assert!(pss(CKM_RSA_PKCS_PSS, CKG_MGF1_SHA256, u64::MAX, &modulus));
+        assert!(pss(CKM_RSA_PKCS_PSS, 99, 0, &modulus));
+        assert!(pss(CKM_SHA512_RSA_PKCS_PSS, CKG_MGF1_SHA512, 0, &modulus));
+        // The topmost bit of a message is not used: with one bit more than whole bytes, a byte less.
+        assert!(pss(CKM_RSA_PKCS_PSS, CKG_MGF1_SHA256, 94, &[&[0, 1], &modulus[1..]].concat()));
+        let oaep = |digest, mgf| {
+            refused(CKM_RSA_PKCS_OAEP, Parameter::Oaep { digest, mgf, label: Vec::new() }, &modulus)
+        };
+        assert!(!oaep(CKM_SHA256, CKG_MGF1_SHA1));
+        assert!(oaep(CKM_SHA256, 99));
+        assert!(oaep(CKM_MD5, CKG_MGF1_SHA1));
+    }
+}
