@@ -1,9 +1,11 @@
 //! Threads that serve connections, each for itself: a connection stays with the thread that it was given to, so no request
 //! waits for another thread to wake up.
 
+use std::cell::RefCell;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 use std::thread;
 use std::time::Duration;
@@ -26,8 +28,34 @@ pub struct Workers(Vec<Worker>);
 struct Worker {
     /// `None` only while it ends.
     runtime: Option<Runtime>,
-    /// Held by each of its connections.
-    load: Arc<()>,
+    load: Arc<Load>,
+}
+
+/// What a worker has to do.
+#[derive(Default)]
+struct Load {
+    connections: AtomicUsize,
+    /// It takes no more of them for now.
+    waits: AtomicBool,
+}
+
+/// One connection of a worker, counted while it is there.
+struct Counted(Arc<Load>);
+
+impl Counted {
+    /// `None` if the worker waits: it would not come to this connection. One more connection, or the wait, always shows to
+    /// the other side.
+    fn new(load: &Arc<Load>) -> Option<Self> {
+        load.connections.fetch_add(1, Ordering::SeqCst);
+        let counted = Self(Arc::clone(load));
+        (!load.waits.load(Ordering::SeqCst)).then_some(counted)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.connections.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 impl Workers {
@@ -37,13 +65,16 @@ impl Workers {
     /// The operating system's, if there can be no more threads.
     pub fn start() -> io::Result<Self> {
         let worker = |i| {
+            let load = Arc::<Load>::default();
+            let of_thread = Arc::downgrade(&load);
             // One thread, in the kind of runtime that hands its connections to another one while a call blocks.
             let runtime = Builder::new_multi_thread()
                 .worker_threads(1)
                 .thread_name(format!("worker-{i}"))
+                .on_thread_start(move || LOAD.set(of_thread.clone()))
                 .enable_all()
                 .build()?;
-            Ok(Worker { runtime: Some(runtime), load: Arc::default() })
+            Ok(Worker { runtime: Some(runtime), load })
         };
         let count = thread::available_parallelism().map_or(1, usize::from);
         (0..count).map(worker).collect::<io::Result<_>>().map(Self)
@@ -62,17 +93,23 @@ impl Workers {
         stop: impl Fn() -> F,
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         let mut serving = JoinSet::new();
+        let start = || {
+            let (sender, accepted) = mpsc::unbounded_channel();
+            let incoming = UnboundedReceiverStream::new(accepted)
+                .map(|(socket, counted)| L::adopt(socket).map(|io| Connection { io, _counted: counted }));
+            let routes = Routes::from(app.clone());
+            (sender, server().add_routes(routes).serve_with_incoming_shutdown(incoming, stop()))
+        };
         let mut senders = Vec::new();
         for worker in &self.0 {
             let Some(runtime) = &worker.runtime else { continue };
-            let (sender, accepted) = mpsc::unbounded_channel();
-            let incoming = UnboundedReceiverStream::new(accepted)
-                .map(|(socket, load)| L::adopt(socket).map(|io| Connection { io, _load: load }));
-            let routes = Routes::from(app.clone());
-            let served = server().add_routes(routes).serve_with_incoming_shutdown(incoming, stop());
+            let (sender, served) = start();
             serving.spawn_on(served, runtime.handle());
             senders.push((sender, &worker.load));
         }
+        // In this runtime.
+        let (while_all_wait, served) = start();
+        serving.spawn(served);
         let accepting = async {
             loop {
                 let socket = match listener.accept().await {
@@ -85,11 +122,13 @@ impl Workers {
                         continue;
                     }
                 };
-                let least = senders.iter().min_by_key(|(_, load)| Arc::strong_count(load));
-                if let Some((sender, load)) = least {
-                    // A server that has ended is told of below.
-                    let _ = sender.send((socket, Arc::clone(load)));
-                }
+                senders.sort_by_key(|(_, load)| load.connections.load(Ordering::Relaxed));
+                let chosen = senders.iter().find_map(|(sender, load)| Some((sender, Counted::new(load)?)));
+                // A server that has ended is told of below.
+                let _ = match chosen {
+                    Some((sender, counted)) => sender.send((socket, Some(counted))),
+                    None => while_all_wait.send((socket, None)),
+                };
             }
         };
         tokio::select! {
@@ -97,7 +136,7 @@ impl Workers {
             () = stop() => {}
             Some(ended) = serving.join_next() => ended??,
         }
-        drop((listener, senders));
+        drop((listener, senders, while_all_wait));
         while let Some(ended) = serving.join_next().await {
             ended??;
         }
@@ -112,6 +151,31 @@ impl Workers {
                 scope.spawn(|| runtime.shutdown_timeout(patience));
             }
         });
+    }
+}
+
+/// Makes a call that may wait, for the disk, on this thread if it is a worker's that serves one connection alone: nobody
+/// else waits for it, and handing the connection over would take longer. New connections go elsewhere meanwhile. Gives the
+/// call back otherwise.
+///
+/// # Errors
+/// The call, not made.
+pub fn wait_for_one_connection<T, F: FnOnce() -> T>(call: F) -> Result<T, F> {
+    let Some(load) = LOAD.with_borrow(Weak::upgrade) else { return Err(call) };
+    load.waits.store(true, Ordering::SeqCst);
+    let _ends = Waiting(&load);
+    if load.connections.load(Ordering::SeqCst) != 1 {
+        return Err(call);
+    }
+    Ok(call())
+}
+
+/// Until it ends, also by a panic.
+struct Waiting<'a>(&'a Load);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.waits.store(false, Ordering::SeqCst);
     }
 }
 
@@ -179,10 +243,10 @@ impl Listener for UnixListener {
     }
 }
 
-/// A connection, counted while it is open.
+/// A connection, counted while it is open if it is a worker's.
 struct Connection<T> {
     io: T,
-    _load: Arc<()>,
+    _counted: Option<Counted>,
 }
 
 impl<T: Connected> Connected for Connection<T> {
@@ -233,5 +297,117 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Connection<T> {
     }
 }
 
+thread_local! {
+    /// Of the worker whose thread this is.
+    static LOAD: RefCell<Weak<Load>> = const { RefCell::new(Weak::new()) };
+}
+
 /// There are too many open files, perhaps, and soon fewer.
 const AFTER_FAILURE: Duration = Duration::from_millis(100);
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net;
+
+    use axum::routing::get;
+    use parking_lot::{Condvar, Mutex};
+
+    use super::*;
+
+    #[test]
+    fn a_thread_waits_for_one_connection_alone() {
+        assert!(wait_for_one_connection(|| ()).is_err(), "no worker's thread");
+        let load = Arc::<Load>::default();
+        LOAD.set(Arc::downgrade(&load));
+        assert!(wait_for_one_connection(|| ()).is_err(), "no connection");
+        let first = Counted::new(&load).expect("a connection");
+        let taken_meanwhile = wait_for_one_connection(|| Counted::new(&load).is_some());
+        assert!(matches!(taken_meanwhile, Ok(false)), "taken while the worker waits");
+        let second = Counted::new(&load).expect("another connection");
+        assert!(wait_for_one_connection(|| ()).is_err(), "two connections");
+        drop(first);
+        assert!(wait_for_one_connection(|| ()).is_ok());
+        drop(second);
+        assert!(wait_for_one_connection(|| ()).is_err(), "none is left");
+    }
+
+    /// How many wait, and whether they may go on.
+    #[derive(Default)]
+    struct Barrier {
+        state: Mutex<(usize, bool)>,
+        changed: Condvar,
+    }
+
+    impl Barrier {
+        fn wait(&self) {
+            let mut state = self.state.lock();
+            state.0 += 1;
+            self.changed.notify_all();
+            self.changed.wait_while_for(&mut state, |(_, open)| !*open, 2 * PATIENCE);
+        }
+
+        fn wait_for(&self, count: usize) {
+            let mut state = self.state.lock();
+            let late = self.changed.wait_while_for(&mut state, |(waiting, _)| *waiting < count, PATIENCE);
+            assert!(!late.timed_out(), "{} of {count} workers wait", state.0);
+        }
+
+        fn open(&self) {
+            self.state.lock().1 = true;
+            self.changed.notify_all();
+        }
+    }
+
+    fn asked(address: net::SocketAddr, path: &str) -> net::TcpStream {
+        let mut connection = net::TcpStream::connect(address).expect("connect");
+        connection.set_read_timeout(Some(PATIENCE)).expect("timeout");
+        write!(connection, "GET {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n")
+            .expect("request");
+        connection
+    }
+
+    fn answer(mut connection: net::TcpStream) -> String {
+        let mut text = String::new();
+        connection.read_to_string(&mut text).expect("an answer in time");
+        text.rsplit("\r\n\r\n").next().unwrap_or_default().to_owned()
+    }
+
+    #[test]
+    fn a_new_connection_is_served_while_every_worker_waits() {
+        let workers = Workers::start().expect("workers");
+        let barrier = Arc::<Barrier>::default();
+        let waiting = barrier.clone();
+        let wait = move || async move { wait_for_one_connection(|| waiting.wait()).is_ok().to_string() };
+        let app = Router::new().route("/wait", get(wait)).route("/now", get(|| async { "now" }));
+        let runtime = Runtime::new().expect("runtime");
+        let (stop, stopped) = tokio::sync::watch::channel(false);
+        let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).expect("listen");
+        let address = listener.local_addr().expect("address");
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                let until = || {
+                    let mut stopped = stopped.clone();
+                    async move { drop(stopped.wait_for(|stopped| *stopped).await) }
+                };
+                let server = || Server::builder().accept_http1(true);
+                runtime.block_on(workers.serve(listener, server, &app, until)).expect("serve");
+            });
+            // Gone with this closure, also by a panic: then the server stops.
+            let stop = stop;
+            let held: Vec<_> = (1..=workers.0.len())
+                .map(|count| {
+                    let connection = asked(address, "/wait");
+                    barrier.wait_for(count);
+                    connection
+                })
+                .collect();
+            assert_eq!(answer(asked(address, "/now")), "now");
+            barrier.open();
+            held.into_iter().for_each(|connection| assert_eq!(answer(connection), "true"));
+            stop.send_replace(true);
+        });
+    }
+
+    const PATIENCE: Duration = Duration::from_secs(20);
+}

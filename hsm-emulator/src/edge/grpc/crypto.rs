@@ -291,7 +291,8 @@ pub fn is_slow_signature(mechanism: Option<&wire::Mechanism>) -> bool {
 }
 
 /// Calls that take so long that others must not wait for them: key generation, PINs, the disk, a search for the
-/// master key. So many at the same time.
+/// master key. So many at the same time. (One that waits for the disk alone may run by
+/// [`wait_for_one_connection`](crate::edge::workers::wait_for_one_connection).)
 pub struct SlowCalls(Semaphore);
 
 impl Default for SlowCalls {

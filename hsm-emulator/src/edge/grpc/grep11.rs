@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 
 use bytes::Bytes;
-use cryptoki_sys::{CKA_PUBLIC_EXPONENT, CKR_ARGUMENTS_BAD, CKR_MECHANISM_PARAM_INVALID};
+use cryptoki_sys::{
+    CK_OBJECT_CLASS, CKA_CLASS, CKA_PUBLIC_EXPONENT, CKR_ARGUMENTS_BAD, CKR_MECHANISM_PARAM_INVALID,
+};
 use hsm_proto::grep11 as wire;
 use hsm_proto::grep11::attribute_value::OneAttr;
 use hsm_proto::grep11::hkdf_parm::Salt as WireSalt;
@@ -128,7 +130,11 @@ pub fn attributes(template: &HashMap<u64, wire::AttributeValue>) -> Result<Attri
     if template.len() > MAX_ATTRIBUTES {
         return Err(Error::new(CKR_ARGUMENTS_BAD, "a template has at most 128 attributes"));
     }
-    let value = |kind: u64, value: &wire::AttributeValue| match &value.one_attr {
+    Ok(template.iter().map(|(kind, found)| (*kind, value(*kind, found))).collect())
+}
+
+fn value(kind: u64, value: &wire::AttributeValue) -> Vec<u8> {
+    match &value.one_attr {
         Some(OneAttr::AttributeB(bytes)) => bytes.to_vec(),
         Some(OneAttr::AttributeTf(flag)) => vec![u8::from(*flag)],
         // A big integer (PKCS #11 v3.1 section 2.1.2), as IBM's clients send it.
@@ -137,8 +143,13 @@ pub fn attributes(template: &HashMap<u64, wire::AttributeValue>) -> Result<Attri
         }
         Some(OneAttr::AttributeI(number)) => number.to_le_bytes().to_vec(),
         None => Vec::new(),
-    };
-    Ok(template.iter().map(|(kind, found)| (*kind, value(*kind, found))).collect())
+    }
+}
+
+/// The class of object that a template wants.
+pub fn class(template: &HashMap<u64, wire::AttributeValue>) -> Option<CK_OBJECT_CLASS> {
+    let class = value(CKA_CLASS, template.get(&CKA_CLASS)?);
+    class.try_into().ok().map(CK_OBJECT_CLASS::from_le_bytes)
 }
 
 /// The key of a request.

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use cryptoki_sys::{
     CKM_AES_KEY_GEN, CKM_DES3_KEY_GEN, CKM_DH_PKCS_DERIVE, CKM_EC_EDWARDS_KEY_PAIR_GEN, CKM_EC_KEY_PAIR_GEN,
-    CKM_EC_MONTGOMERY_KEY_PAIR_GEN, CKM_GENERIC_SECRET_KEY_GEN, CKR_ARGUMENTS_BAD,
+    CKM_EC_MONTGOMERY_KEY_PAIR_GEN, CKM_GENERIC_SECRET_KEY_GEN, CKO_CERTIFICATE, CKO_DATA, CKO_SECRET_KEY,
+    CKR_ARGUMENTS_BAD,
 };
 use hsm_proto::grep11 as wire;
 use hsm_proto::tokens as proto;
@@ -17,8 +18,9 @@ use tonic::{Request, Response, Status, Streaming};
 use zeroize::Zeroizing;
 
 use super::crypto::{Call as _, SlowCalls, is_slow_signature, is_small, may_go_elsewhere, quick_unit};
-use super::grep11::{attributes, blob, bytes, error, mechanism};
+use super::grep11::{attributes, blob, bytes, class, error, mechanism};
 use super::watched::Watched;
+use crate::edge::workers::wait_for_one_connection;
 use crate::services::region::Region;
 use crate::services::storage::is_of_unit;
 use crate::services::tokens::{Grant, ObjectId, Put, Token, Tokens, User};
@@ -74,13 +76,23 @@ impl TokensService {
                 outcome => return outcome,
             }
         }
+        let waits_for_disk = matches!(call, Call::PutObject(_) | Call::DeleteObject(_));
         let call = || {
-            if seals(&call) {
-                return self.region.seal_for_caller(|unit| self.call(unit, &call));
-            }
-            self.region.with_another_unit(is_of_unit, || self.call(&*self.region.unit()?, &call))
+            self.region.patiently(|| {
+                if seals(&call) {
+                    return self.region.seal_for_caller(|unit| self.call(unit, &call));
+                }
+                self.region.with_another_unit(is_of_unit, || self.call(&*self.region.unit()?, &call))
+            })
         };
-        self.slow.run_in_turn(|| self.region.patiently(call)).await
+        if !waits_for_disk {
+            return self.slow.run_in_turn(call).await;
+        }
+        // The library has one stream in a connection, which has to wait in any case.
+        match wait_for_one_connection(call) {
+            Ok(outcome) => outcome,
+            Err(call) => self.slow.run_in_turn(call).await,
+        }
     }
 
     fn list(&self) -> Result<Answer> {
@@ -223,6 +235,10 @@ fn is_slow(call: &Call) -> bool {
             Some(CKM_EC_KEY_PAIR_GEN | CKM_EC_EDWARDS_KEY_PAIR_GEN | CKM_EC_MONTGOMERY_KEY_PAIR_GEN)
         ),
         Call::DeriveKey(request) => kind(request.mech.as_ref()) == Some(CKM_DH_PKCS_DERIVE),
+        // Numbers of other keys and of domain parameters are looked at closely.
+        Call::CreateObject(request) => {
+            !matches!(class(&request.template), Some(CKO_SECRET_KEY | CKO_DATA | CKO_CERTIFICATE))
+        }
         _ => !matches!(
             call,
             Call::GenerateRandom(_)

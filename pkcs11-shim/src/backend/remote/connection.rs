@@ -584,7 +584,7 @@ thread_local! {
 }
 
 static NEXT: AtomicU64 = AtomicU64::new(0);
-const WATCH: Duration = Duration::from_micros(250);
+const WATCH: Duration = Duration::from_micros(500);
 /// For which a stream that has worked is trusted to work.
 const MOMENT: Duration = Duration::from_millis(100);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
