@@ -1,6 +1,8 @@
 //! The embedded database: SQLite in WAL mode, every commit synced to disk before it is acknowledged. Several processes
 //! may open it.
 
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -23,6 +25,9 @@ impl Sqlite {
     /// # Errors
     /// [`Error::Schema`] if it is newer than this program, [`Error::Database`] if SQLite cannot open it.
     pub fn create(path: &Path) -> Result<Self> {
+        // For its owner alone; SQLite's files beside it become like it. One that is there is never opened: closing it would
+        // end the locks that this process has on it (fcntl). What else is wrong, SQLite says.
+        let _ = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
         let engine = Self::connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)?;
         let found: i64 = engine.connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
         if found > SCHEMA_VERSION {
@@ -329,6 +334,18 @@ mod tests {
 
     fn open(path: &Path) -> Result<Keystore> {
         Keystore::open(&Location::File(path.to_owned()))
+    }
+
+    #[test]
+    fn the_files_are_for_their_owner_alone() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().expect("dir");
+        let keystore = open(&dir.path().join("k")).expect("open");
+        keystore.commit(vec![write("a", Expect::Absent, Some(b"1"))]).expect("commit");
+        for name in ["k", "k-wal", "k-shm"] {
+            let metadata = dir.path().join(name).metadata().expect(name);
+            assert_eq!(metadata.permissions().mode() & 0o077, 0, "{name}");
+        }
     }
 
     /// As if another process had the database open for reading while something secret is deleted.
