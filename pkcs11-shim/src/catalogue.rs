@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use cryptoki_sys::*;
-use hsm_emulator::units::{Attributes, Result, may_be_sealed};
+use hsm_emulator::units::{Attributes, Result, may_be_sealed, vendor};
 
 use crate::backend::{Backend, Changes, ObjectId};
 use crate::handle_set::HandleSet;
@@ -145,40 +145,49 @@ impl Catalogue {
 
     /// The handles of objects that have these attributes, oldest first. Values that an object does not show
     /// in clear are compared by `sealed_matches`.
+    ///
+    /// # Errors
+    /// Those of `sealed_matches`.
     pub fn find(
         &self,
         objects: &HandleTable<Object>,
         template: &Attributes,
         private_too: bool,
-        sealed_matches: impl Fn(&Object, &Attributes) -> bool,
-    ) -> Vec<CK_OBJECT_HANDLE> {
+        sealed_matches: impl Fn(&Object, &Attributes) -> Result<bool>,
+    ) -> Result<Vec<CK_OBJECT_HANDLE>> {
         let by_index = self
             .indexes
             .iter()
             .zip(INDEXED)
             .filter_map(|(index, kind)| Some(index.get(indexed_value(template, kind)?)));
         let candidates = match by_index.min_by_key(|handles| handles.map_or(0, HandleSet::len)) {
-            Some(None) => return Vec::new(),
+            Some(None) => return Ok(Vec::new()),
             Some(Some(handles)) => handles,
             None => &self.all,
         };
         let matches = |object: &Object| {
-            (private_too || !object.private) && {
-                let mut sealed = Attributes::new();
-                let clear = template.iter().all(|(kind, value)| match object.attributes.get(kind) {
-                    Some(own) => own == value,
-                    None => {
-                        sealed.set(kind, value);
-                        true
-                    }
-                });
-                clear && (sealed.is_empty() || sealed_matches(object, &sealed))
+            if object.private && !private_too {
+                return Ok(false);
             }
+            let mut sealed = Attributes::new();
+            let clear = template.iter().all(|(kind, value)| match object.attributes.get(kind) {
+                Some(own) => own == value,
+                None => {
+                    sealed.set(kind, value);
+                    true
+                }
+            });
+            Ok(clear && (sealed.is_empty() || sealed_matches(object, &sealed)?))
         };
-        candidates
-            .iter()
-            .filter(|handle| objects.get(*handle).is_some_and(|object| matches(&object)))
-            .collect()
+        let mut found = Vec::new();
+        for handle in candidates.iter() {
+            if let Some(object) = objects.get(handle)
+                && matches(&object)?
+            {
+                found.push(handle);
+            }
+        }
+        Ok(found)
     }
 
     /// Is the object, in whatever state, still here?
@@ -354,12 +363,34 @@ pub fn refresh(module: &Module, slot: &Slot) -> Result<()> {
     Ok(())
 }
 
-/// Does the object hold these values, sealed but readable?
-pub fn sealed_matches(backend: &dyn Backend, object: &Object, wanted: &Attributes) -> bool {
-    wanted.iter().all(|(kind, value)| {
-        may_be_sealed(kind)
-            && backend.sealed_attribute(&object.blob, kind).is_ok_and(|own| own.as_slice() == value)
-    })
+/// Does the object hold these values, sealed but readable? One that stays sealed under a past master key (`stays_stale`, or a
+/// session object) does not.
+///
+/// # Errors
+/// `CKR_IBM_WKID_MISMATCH` if it is not known whether the object stays so; the backend's, if it cannot look.
+pub fn sealed_matches(
+    backend: &dyn Backend,
+    object: &Object,
+    wanted: &Attributes,
+    stays_stale: bool,
+) -> Result<bool> {
+    for (kind, value) in wanted.iter() {
+        if !may_be_sealed(kind) {
+            return Ok(false);
+        }
+        match backend.sealed_attribute(&object.blob, kind) {
+            Ok(own) if own.as_slice() == value => {}
+            Ok(_) => return Ok(false),
+            Err(error) => match error.code {
+                CKR_ATTRIBUTE_SENSITIVE | CKR_ATTRIBUTE_TYPE_INVALID => return Ok(false),
+                vendor::CKR_IBM_WKID_MISMATCH if stays_stale || object.session().is_some() => {
+                    return Ok(false);
+                }
+                _ => return Err(error),
+            },
+        }
+    }
+    Ok(true)
 }
 
 /// More are forgotten as soon as nobody needs them.

@@ -443,17 +443,29 @@ fn change(
 /// `C_FindObjectsInit`. The search is done here; `C_FindObjects` hands it out.
 ///
 /// # Errors
-/// `CKR_OPERATION_ACTIVE`.
+/// `CKR_OPERATION_ACTIVE`, and the backend's.
 pub fn find_objects_init(module: &Module, session: &Session, template: &Attributes) -> Result<()> {
     let mut operations = session.operations();
     begin(&mut operations.find, || {
-        catalogue::refresh(module, &session.slot)?;
-        let private_too = session.slot.user_logged_in();
-        let found =
-            read(&session.slot.catalogue).find(&module.objects, template, private_too, |object, sealed| {
-                catalogue::sealed_matches(&*module.backend, object, sealed)
-            });
-        Ok(Find::new(found))
+        // Once more if the master key was rotated in between: what is on the token is sealed anew.
+        let found = search(module, session, template, false).or_else(|error| match error.code {
+            vendor::CKR_IBM_WKID_MISMATCH => search(module, session, template, true),
+            _ => Err(error),
+        });
+        Ok(Find::new(found?))
+    })
+}
+
+fn search(
+    module: &Module,
+    session: &Session,
+    template: &Attributes,
+    is_last: bool,
+) -> Result<Vec<CK_OBJECT_HANDLE>> {
+    catalogue::refresh(module, &session.slot)?;
+    let private_too = session.slot.user_logged_in();
+    read(&session.slot.catalogue).find(&module.objects, template, private_too, |object, sealed| {
+        catalogue::sealed_matches(&*module.backend, object, sealed, is_last)
     })
 }
 

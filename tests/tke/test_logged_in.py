@@ -16,7 +16,14 @@ import pkcs11
 from pkcs11 import Attribute, Mechanism, ObjectClass
 
 session = pkcs11.lib({str(LIBRARY)!r}).get_token(token_label="kept").open(rw=True, user_pin={PIN!r})
-on_token = {{Attribute.TOKEN: True}}
+for stored in (True, False):
+    data = {{Attribute.CLASS: ObjectClass.DATA, Attribute.TOKEN: stored, Attribute.VALUE: b"sealed"}}
+    session.create_object({{**data, Attribute.LABEL: f"data {{stored}}"}})
+
+def found(template):
+    return [found.label for found in session.get_objects(template)]
+
+assert found({{Attribute.VALUE: b"sealed"}}) == ["data True", "data False"]
 key = session.generate_key(pkcs11.KeyType.AES, 256, label="aes", store=True, capabilities=None)
 signer = session.create_domain_parameters(
     pkcs11.KeyType.EC, {{Attribute.EC_PARAMS: pkcs11.util.ec.encode_named_curve_parameters("secp256r1")}}, local=True
@@ -38,11 +45,13 @@ assert key.decrypt(blob, mechanism_param=iv) == b"before"
 assert key.wrap_key(secret, mechanism=Mechanism.AES_KEY_WRAP) == wrapped
 public, private = signer
 assert public.verify(b"data", private.sign(b"data", mechanism=Mechanism.ECDSA_SHA256), mechanism=Mechanism.ECDSA_SHA256)
+# What was sealed for the session alone is not sealed anew, and its value is not found any more.
+assert found({{Attribute.VALUE: b"sealed"}}) == ["data True"]
 key[Attribute.LABEL] = "renamed"
-assert [found.label for found in session.get_objects({{Attribute.LABEL: "renamed"}})] == ["renamed"]
+assert found({{Attribute.LABEL: "renamed"}}) == ["renamed"]
 session.generate_key(pkcs11.KeyType.AES, 256, label="new", store=True)
 secret.destroy()
-assert not list(session.get_objects({{Attribute.LABEL: "wrapped"}}))
+assert found({{Attribute.LABEL: "wrapped"}}) == []
 print("done", flush=True)
 """
 
