@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use std::io::Write;
 use std::panic::catch_unwind;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption, Guard};
@@ -12,7 +13,7 @@ use cryptoki_sys::*;
 use hsm_emulator::units::mechanism::warm_up;
 use hsm_emulator::units::{Error, Result, random};
 
-use crate::appearance::Appearance;
+use crate::appearance::{Appearance, MechanismChoice};
 use crate::backend::{self, Backend};
 use crate::config::Settings;
 use crate::exports;
@@ -136,6 +137,9 @@ fn configured() -> Result<Module> {
     if let Some(level) = settings.log_level {
         system_log::begin(level);
     }
+    if !matches!(settings.appearance.mechanisms, MechanismChoice::All) {
+        SOME_WERE_LEFT_OUT.store(true, Ordering::Release);
+    }
     Module::new(backend::open(&settings.hsm)?, settings.appearance)
 }
 
@@ -163,6 +167,9 @@ pub fn info(module: &Module, version: CK_VERSION) -> CK_INFO {
 
 /// May the mechanism be seen and used? Without a module in use, there is nothing that forbids it.
 pub fn offers(mechanism: CK_MECHANISM_TYPE) -> bool {
+    if !SOME_WERE_LEFT_OUT.load(Ordering::Acquire) {
+        return true;
+    }
     let Ok(module) = current() else { return true };
     module.as_ref().is_none_or(|module| module.appearance.mechanisms.allows(mechanism))
 }
@@ -233,6 +240,8 @@ fn already_initialized() -> Error {
 }
 
 static MODULE: ArcSwapOption<Module> = ArcSwapOption::const_empty();
+/// Has a configuration ever left a mechanism out? It is asked twice in each operation.
+static SOME_WERE_LEFT_OUT: AtomicBool = AtomicBool::new(false);
 /// For calls that other threads are inside of when the process ends; longer ones then wait until it has.
 const LAST_CALLS: Duration = Duration::from_millis(10);
 
