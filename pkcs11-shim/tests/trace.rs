@@ -7,6 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::ptr::null_mut;
 
 use cryptoki_sys::*;
+use hsm_pkcs11::exports::interfaces::C_GetInterfaceList;
 
 #[test]
 fn a_trace_has_calls_and_codes_and_no_secret() {
@@ -27,6 +28,17 @@ fn a_trace_has_calls_and_codes_and_no_secret() {
     assert_eq!(digest_of(&raw mut len), CKR_BUFFER_TOO_SMALL);
     assert_eq!(digest_of(&raw mut len), CKR_OK);
     assert_eq!(call!(C_DestroyObject(session, 77)), CKR_OBJECT_HANDLE_INVALID);
+    // Each interface has its own.
+    let (mut interfaces, mut count) = ([CK_INTERFACE::default(); 3], 3);
+    // SAFETY: there is room for so many, and their lists begin with a version and C_GetInfo's place, as all do.
+    #[allow(unsafe_code)]
+    unsafe {
+        assert_eq!(C_GetInterfaceList(interfaces.as_mut_ptr(), &raw mut count), CKR_OK);
+        for interface in interfaces {
+            let list = interface.pFunctionList.cast::<CK_FUNCTION_LIST>();
+            assert_eq!((*list).C_GetInfo.expect("in every list")(&mut CK_INFO::default()), CKR_OK);
+        }
+    }
 
     let trace = std::fs::read_to_string(&file).unwrap();
     let head = format!("hsm_pkcs11[{}.", std::process::id());
@@ -35,6 +47,7 @@ fn a_trace_has_calls_and_codes_and_no_secret() {
     has(&format!("C_DigestInit(session={session}, mechanism=0x250) CKR_OK "));
     has(&format!("C_Digest(session={session}, data=..., data_len=11, digest=..., digest_len=32) "));
     has("(CKR_BUFFER_TOO_SMALL) ");
+    assert_eq!(trace.matches(" C_GetInfo(info=...) CKR_OK ").count(), 3, "{trace}");
     has(&format!(
         "C_DestroyObject(session={session}, object=77) no visible object has this handle (CKR_OBJECT_HANDLE_INVALID) "
     ));

@@ -27,9 +27,13 @@ exports! {
 
 /// `C_GetInfo` of the list of another version.
 pub(super) fn give_info(caller: Caller<'_>, info: *mut CK_INFO, version: CK_VERSION) -> CK_RV {
+    let trace = trace::begin();
     let given = enter(&caller, |call| {
         call.caller.out(info)?.write(module::info(call.module, version));
         Ok(())
     });
+    if let Some(trace) = trace {
+        trace.end("C_GetInfo", &[("info", info.shown(&caller, "info", given.is_ok()))], &given);
+    }
     code(given)
 }
