@@ -21,7 +21,7 @@ for stored in (True, False):
     session.create_object({{**data, Attribute.LABEL: f"data {{stored}}"}})
 
 def found(template):
-    return [found.label for found in session.get_objects(template)]
+    return [found[Attribute.LABEL] for found in session.get_objects(template)]
 
 assert found({{Attribute.VALUE: b"sealed"}}) == ["data True", "data False"]
 key = session.generate_key(pkcs11.KeyType.AES, 256, label="aes", store=True, capabilities=None)

@@ -119,11 +119,9 @@ impl Tokens {
     pub fn init(&self, serial: Option<&str>, so_pin: &[u8], label: &str) -> Result<Token> {
         check_label(label)?;
         let Some(serial) = serial else { return self.create(so_pin, label) };
-        let checked = self.check_pin(serial, User::So, so_pin)?;
+        let right = self.login(serial, User::So, so_pin)?;
         self.update(serial, None, |token| {
-            if token.so.blob()? != checked {
-                return Err(Error::new(CKR_PIN_INCORRECT, "the SO PIN was changed at the same time"));
-            }
+            self.check_still_right(&right)?;
             label.clone_into(&mut token.label);
             token.so.failures = 0;
             token.user = None;

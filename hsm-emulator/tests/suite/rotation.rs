@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crate::common::operator::{Operator, adopt, load, send};
 use crate::common::to_put;
@@ -627,8 +627,17 @@ fn token_objects_are_there_at_every_moment_of_a_rotation() {
         .with(cryptoki_sys::CKA_VALUE, *b"value");
     let object = instance.region.unit().and_then(|unit| unit.create_object(&template)).expect("object");
     tokens.put_objects(&serial, None, &[to_put([7; 16], &object, None)]).expect("store");
-    let done = AtomicBool::new(false);
+    tokens.init_pin(&so, b"user-pin").expect("user PIN");
+    let (done, pins_set) = (AtomicBool::new(false), AtomicUsize::new(0));
     std::thread::scope(|scope| {
+        let setter = scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                match tokens.set_pin(&serial, User::User, b"user-pin", b"user-pin") {
+                    Ok(()) => drop(pins_set.fetch_add(1, Ordering::Relaxed)),
+                    Err(refusal) => assert!(refusal.retry, "{refusal}"),
+                }
+            }
+        });
         let reader = scope.spawn(|| {
             while !done.load(Ordering::Relaxed) {
                 let changes = tokens.changes(&serial, None, 0).expect("changes");
@@ -643,7 +652,9 @@ fn token_objects_are_there_at_every_moment_of_a_rotation() {
         }
         done.store(true, Ordering::Relaxed);
         reader.join().expect("reader");
+        setter.join().expect("who sets a PIN");
     });
+    assert_ne!(pins_set.into_inner(), 0, "no PIN was set");
     tokens.init_pin(&so, b"user-pin").expect("logged in since before the rotations");
     let refused =
         tokens.put_objects(&serial, None, &[to_put([8; 16], &object, None)]).expect_err("an old blob");

@@ -81,19 +81,29 @@ impl Tokens {
     /// As [`Self::login`], and `CKR_PIN_LEN_RANGE`.
     pub fn set_pin(&self, serial: &str, user: User, old: &[u8], new: &[u8]) -> Result<()> {
         pins::check_len(new)?;
-        let checked = StoredPin::new(&self.check_pin(serial, user, old)?).record;
+        let right = self.login(serial, user, old)?;
         let sealing = self.sealing()?;
         let record = self.seal_pin(&sealing, serial, user, new)?;
         self.update(serial, Some(&sealing), |token| {
-            let pin = token.pin_mut(user)?;
-            if pin.record != checked {
-                return Err(Error::new(CKR_PIN_INCORRECT, "the PIN was changed at the same time"));
-            }
-            *pin = StoredPin::new(&record);
+            self.check_still_right(&right)?;
+            *token.pin_mut(user)? = StoredPin::new(&record);
             Ok(true)
         })?;
         tracing::info!(serial, ?user, "PIN changed");
         Ok(())
+    }
+
+    /// Is the PIN that a grant was given for still the one that is set?
+    ///
+    /// # Errors
+    /// `CKR_PIN_INCORRECT` if not.
+    pub(super) fn check_still_right(&self, grant: &Grant) -> Result<()> {
+        match self.open_grant(grant) {
+            Err(error) if error.code == CKR_USER_NOT_LOGGED_IN => {
+                Err(Error::new(CKR_PIN_INCORRECT, "the PIN was changed at the same time"))
+            }
+            outcome => outcome.map(drop),
+        }
     }
 
     /// Checks a PIN; its sealed record. The attempt is counted durably before the comparison, so neither a kill
@@ -101,10 +111,6 @@ impl Tokens {
     ///
     /// Processes that log in with the right PIN at the same time can reach the limit together for a moment: the
     /// first one that is done takes the count back. So a PIN counts as locked only when it stays at the limit.
-    pub(super) fn check_pin(&self, serial: &str, user: User, pin: &[u8]) -> Result<KeyBlob> {
-        self.region.patiently(|| self.check_pin_now(serial, user, pin))
-    }
-
     fn check_pin_now(&self, serial: &str, user: User, pin: &[u8]) -> Result<KeyBlob> {
         for _ in 0..LOCK_CHECKS {
             if let Some(record) = self.recognise(serial, user, pin)? {
