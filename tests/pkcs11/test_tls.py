@@ -1,4 +1,4 @@
-"""The HSM on another machine, as far as a test can be one: TLS, client certificates, IBM's configuration file."""
+"""The HSM in another process: TLS, client certificates, IBM's configuration file; a Unix socket, and our own file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pkcs11_token import LIBRARY
+from pkcs11_token import LIBRARY, Token
 from region import BIN, clean_environment, eventually
 
 Server = Callable[..., dict[str, str]]
@@ -134,6 +134,22 @@ tokens:
     accepted({**clean_environment(), "EP11CLIENT_CFG": str(yaml)})
     yaml.write_text(yaml.read_text().replace("mutual: true", "mutual: false"))
     refused({**clean_environment(), "EP11CLIENT_CFG": str(yaml)}, "can't be reached")
+
+
+def test_a_file_names_a_unix_socket(server: Server, tmp_path: Path) -> None:
+    path, file = tmp_path / "socket", tmp_path / "hsm.toml"
+    key = server("--socket", path)["HSM_API_KEY_FILE"]
+    assert path.is_socket() and path.stat().st_mode & 0o077 == 0
+    file.write_text(f'backend = "remote"\nendpoints = ["unix:{path}"]\napi_key_file = "{key}"\n')
+    environment = {**clean_environment(), "HSM_PKCS11_CONFIG": str(file)}
+    accepted(environment)
+    token = Token("by the socket", environment)
+    token.pkcs11_tool("--keypairgen", "--key-type", "EC:prime256v1", "--id", "01")
+    assert "Private Key Object; EC" in token.pkcs11_tool("--list-objects")
+    # The environment wins over the file.
+    refused({**environment, "HSM_GRPC_ENDPOINT": f"unix:{tmp_path}/nowhere"}, "can't be reached")
+    file.write_text(file.read_text().replace("endpoints", "endpoint"))
+    refused(environment, "endpoint")
 
 
 def test_who_says_nothing_is_not_waited_for(tmp_path: Path) -> None:

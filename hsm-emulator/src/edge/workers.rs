@@ -22,8 +22,12 @@ use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic::transport::server::Connected;
 
-/// As many as the machine has processors.
-pub struct Workers(Vec<Worker>);
+/// As many as the machine has processors, and a spare one.
+pub struct Workers {
+    workers: Vec<Worker>,
+    /// For connections that come while all others wait.
+    spare: Worker,
+}
 
 struct Worker {
     /// `None` only while it ends.
@@ -64,20 +68,21 @@ impl Workers {
     /// # Errors
     /// The operating system's, if there can be no more threads.
     pub fn start() -> io::Result<Self> {
-        let worker = |i| {
+        let worker = |name: String, may_wait: bool| {
             let load = Arc::<Load>::default();
-            let of_thread = Arc::downgrade(&load);
+            let of_thread = if may_wait { Arc::downgrade(&load) } else { Weak::new() };
             // One thread, in the kind of runtime that hands its connections to another one while a call blocks.
             let runtime = Builder::new_multi_thread()
                 .worker_threads(1)
-                .thread_name(format!("worker-{i}"))
+                .thread_name(name)
                 .on_thread_start(move || LOAD.set(of_thread.clone()))
                 .enable_all()
                 .build()?;
             Ok(Worker { runtime: Some(runtime), load })
         };
         let count = thread::available_parallelism().map_or(1, usize::from);
-        (0..count).map(worker).collect::<io::Result<_>>().map(Self)
+        let workers = (0..count).map(|i| worker(format!("worker-{i}"), true)).collect::<io::Result<_>>()?;
+        Ok(Self { workers, spare: worker("spare-worker".into(), false)? })
     }
 
     /// Serves what is accepted here until `stop` is done, and then what is under way. `server` makes a server, for each
@@ -93,23 +98,18 @@ impl Workers {
         stop: impl Fn() -> F,
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         let mut serving = JoinSet::new();
-        let start = || {
+        let mut senders = Vec::new();
+        for worker in self.workers.iter().chain([&self.spare]) {
+            let Some(runtime) = &worker.runtime else { continue };
             let (sender, accepted) = mpsc::unbounded_channel();
             let incoming = UnboundedReceiverStream::new(accepted)
                 .map(|(socket, counted)| L::adopt(socket).map(|io| Connection { io, _counted: counted }));
             let routes = Routes::from(app.clone());
-            (sender, server().add_routes(routes).serve_with_incoming_shutdown(incoming, stop()))
-        };
-        let mut senders = Vec::new();
-        for worker in &self.0 {
-            let Some(runtime) = &worker.runtime else { continue };
-            let (sender, served) = start();
+            let served = server().add_routes(routes).serve_with_incoming_shutdown(incoming, stop());
             serving.spawn_on(served, runtime.handle());
             senders.push((sender, &worker.load));
         }
-        // In this runtime.
-        let (while_all_wait, served) = start();
-        serving.spawn(served);
+        let spare = senders.pop();
         let accepting = async {
             loop {
                 let socket = match listener.accept().await {
@@ -122,13 +122,14 @@ impl Workers {
                         continue;
                     }
                 };
-                senders.sort_by_key(|(_, load)| load.connections.load(Ordering::Relaxed));
-                let chosen = senders.iter().find_map(|(sender, load)| Some((sender, Counted::new(load)?)));
-                // A server that has ended is told of below.
-                let _ = match chosen {
-                    Some((sender, counted)) => sender.send((socket, Some(counted))),
-                    None => while_all_wait.send((socket, None)),
-                };
+                // Not by what changes while they are sorted.
+                senders.sort_by_cached_key(|(_, load)| load.connections.load(Ordering::Relaxed));
+                let chosen = senders.iter().chain(&spare);
+                let counted = chosen.filter_map(|(sender, load)| Some((sender, Counted::new(load)?))).next();
+                if let Some((sender, counted)) = counted {
+                    // A server that has ended is told of below.
+                    let _ = sender.send((socket, counted));
+                }
             }
         };
         tokio::select! {
@@ -136,7 +137,7 @@ impl Workers {
             () = stop() => {}
             Some(ended) = serving.join_next() => ended??,
         }
-        drop((listener, senders, while_all_wait));
+        drop((listener, senders, spare));
         while let Some(ended) = serving.join_next().await {
             ended??;
         }
@@ -147,7 +148,8 @@ impl Workers {
     /// Waits for it.
     pub fn stop(self, patience: Duration) {
         thread::scope(|scope| {
-            for runtime in self.0.into_iter().filter_map(|mut worker| worker.runtime.take()) {
+            let all = self.workers.into_iter().chain([self.spare]);
+            for runtime in all.filter_map(|mut worker| worker.runtime.take()) {
                 scope.spawn(|| runtime.shutdown_timeout(patience));
             }
         });
@@ -243,10 +245,10 @@ impl Listener for UnixListener {
     }
 }
 
-/// A connection, counted while it is open if it is a worker's.
+/// A connection, counted while it is open.
 struct Connection<T> {
     io: T,
-    _counted: Option<Counted>,
+    _counted: Counted,
 }
 
 impl<T: Connected> Connected for Connection<T> {
@@ -395,7 +397,7 @@ mod tests {
             });
             // Gone with this closure, also by a panic: then the server stops.
             let stop = stop;
-            let held: Vec<_> = (1..=workers.0.len())
+            let held: Vec<_> = (1..=workers.workers.len())
                 .map(|count| {
                     let connection = asked(address, "/wait");
                     barrier.wait_for(count);

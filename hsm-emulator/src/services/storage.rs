@@ -77,8 +77,10 @@ impl Patience<'_> {
     /// A unit and a blob did not fit together. Is it that they are just going over to another master key? Then
     /// this comes back after a moment, and the next try may find both changed.
     pub fn wait(&mut self) -> bool {
+        // Looked at first: what has just settled shows in the generation.
+        let settles = self.region.settles();
         let generation = self.region.stored_keys_generation();
-        let changing = generation != self.generation || self.region.settles();
+        let changing = settles || generation != self.generation;
         if !changing || Instant::now() > self.deadline {
             return false;
         }
