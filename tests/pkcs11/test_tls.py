@@ -27,7 +27,8 @@ def server(tmp_path: Path) -> Iterator[Server]:
         command = [BIN / "hsm-emulator", "serve", "--state", state, "--listen", "127.0.0.1:0", "--tls-listen", "127.0.0.1:0", *options]
         with open(tmp_path / "log", "ab") as log:
             running.append(subprocess.Popen(command, env=clean_environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=log))
-        eventually((state / "endpoint").exists, "the server serves")
+        files = [state / "endpoint", state / "tls-endpoint"]
+        eventually(lambda: all(file.exists() for file in files), "the server serves")
         return {
             **clean_environment(),
             "HSM_GRPC_ENDPOINT": (state / "tls-endpoint").read_text().strip(),
