@@ -196,7 +196,7 @@ def is_open_to_others(path: Path) -> bool:
 def test_what_lies_on_the_disk_is_for_its_owner_alone(region: Region) -> None:
     files = {path.relative_to(region.state) for path in region.state.rglob("*") if path.is_file()}
     known = ("hsm/api-key", "hsm/keystore.sqlite", "cos/credentials.json", "env", "hsm.log", "cos.log")
-    assert {Path(name) for name in known} <= files
+    assert {(region.state / name).stat().st_mode & 0o777 for name in known} == {0o600}
     assert [str(path) for path in files if is_open_to_others(region.state / path)] == []
     for directory in (region.state, region.state / "hsm", region.state / "cos"):
         assert directory.stat().st_mode & 0o777 == 0o700

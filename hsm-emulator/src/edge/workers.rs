@@ -4,7 +4,7 @@
 use std::cell::RefCell;
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 use std::thread;
@@ -39,8 +39,8 @@ struct Worker {
 #[derive(Default)]
 struct Load {
     connections: AtomicUsize,
-    /// It takes no more of them for now.
-    waits: AtomicBool,
+    /// How many of its calls wait: it takes no more connections for now.
+    waiting: AtomicUsize,
 }
 
 /// One connection of a worker, counted while it is there.
@@ -52,7 +52,7 @@ impl Counted {
     fn new(load: &Arc<Load>) -> Option<Self> {
         load.connections.fetch_add(1, Ordering::SeqCst);
         let counted = Self(Arc::clone(load));
-        (!load.waits.load(Ordering::SeqCst)).then_some(counted)
+        (load.waiting.load(Ordering::SeqCst) == 0).then_some(counted)
     }
 }
 
@@ -124,9 +124,11 @@ impl Workers {
                 };
                 // Not by what changes while they are sorted.
                 senders.sort_by_cached_key(|(_, load)| load.connections.load(Ordering::Relaxed));
-                let chosen = senders.iter().chain(&spare);
-                let counted = chosen.filter_map(|(sender, load)| Some((sender, Counted::new(load)?))).next();
-                if let Some((sender, counted)) = counted {
+                let chosen = senders
+                    .iter()
+                    .chain(&spare)
+                    .find_map(|(sender, load)| Some((sender, Counted::new(load)?)));
+                if let Some((sender, counted)) = chosen {
                     // A server that has ended is told of below.
                     let _ = sender.send((socket, counted));
                 }
@@ -164,7 +166,7 @@ impl Workers {
 /// The call, not made.
 pub fn wait_for_one_connection<T, F: FnOnce() -> T>(call: F) -> Result<T, F> {
     let Some(load) = LOAD.with_borrow(Weak::upgrade) else { return Err(call) };
-    load.waits.store(true, Ordering::SeqCst);
+    load.waiting.fetch_add(1, Ordering::SeqCst);
     let _ends = Waiting(&load);
     if load.connections.load(Ordering::SeqCst) != 1 {
         return Err(call);
@@ -177,7 +179,7 @@ struct Waiting<'a>(&'a Load);
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.0.waits.store(false, Ordering::SeqCst);
+        self.0.waiting.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
